@@ -275,6 +275,21 @@ pub struct Rewrite {
     pub regex: Option<(String, String)>,
     /// Replaces the authority.
     pub authority: Option<String>,
+    /// Or by what the request itself says.
+    #[serde(default)]
+    pub authority_of: Option<AuthorityOf>,
+    /// What the authority was is added to `x-forwarded-host` (`append_x_forwarded_host`).
+    #[serde(default)]
+    pub forwarded_host: bool,
+}
+
+/// What of a request replaces its authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthorityOf {
+    /// The value of this header, by its lower-case name (`host_rewrite_header`); without it, nothing does.
+    Header(String),
+    /// The path without its query, changed by regular expression: pattern and substitution with `\1` (`host_rewrite_path_regex`).
+    Path(String, String),
 }
 
 /// Source of a hash.

@@ -58,8 +58,38 @@ fn paths() -> Vec<Group> {
 fn hosts() -> Vec<Group> {
     let all = || json!({ "prefix": "/" });
     let requests = ["GET /", "GET /\nHost: rewritten.test:8080", "GET /\nx-host: other.test", "GET /a/b"];
+    let of_path = |mut more: Value| {
+        more["host_rewrite_path_regex"] =
+            json!({ "pattern": { "regex": "^/a/([a-z]+)(/.*)?$" }, "substitution": "\\1.test" });
+        more
+    };
     vec![
         rewrite("host", all(), json!({ "host_rewrite_literal": "new.test" }), &requests),
+        rewrite("host-of-header", all(), json!({ "host_rewrite_header": "X-Host" }), &requests),
+        rewrite(
+            "host-of-path",
+            json!({ "prefix": "/a/" }),
+            of_path(json!({})),
+            &["GET /a/b", "GET /a/b?c=/d/e", "GET /a/b/c"],
+        ),
+        rewrite(
+            "host-of-path-and-prefix",
+            json!({ "prefix": "/a/" }),
+            of_path(json!({ "prefix_rewrite": "/z/" })),
+            &["GET /a/b"],
+        ),
+        rewrite(
+            "host-kept",
+            all(),
+            json!({ "host_rewrite_header": "x-host", "append_x_forwarded_host": true }),
+            &[
+                "GET /",
+                "GET /\nx-host: other.test",
+                "GET /\nx-host: other.test\nx-forwarded-host: first.test",
+                "GET /\nx-host: other.test\nx-forwarded-host: first.test,host-kept.test",
+                "GET /\nx-host: other.test\nx-host: second.test",
+            ],
+        ),
         rewrite(
             "host-and-path",
             json!({ "prefix": "/a" }),

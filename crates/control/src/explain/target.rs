@@ -117,11 +117,12 @@ fn rewritten(sent: &Sent<'_>, share: &WeightedCluster) -> Result<Asked, String> 
     let mut request = sent.request.clone();
     request.edit(&share.request_headers);
     request.edit(&sent.route.config.request_headers);
+    let authority = sent.route.authority(&sent.forward.rewrite, &request).map(|text| text.into_owned());
     if let Some(path) = sent.route.rewritten(&sent.forward.rewrite, request.path()) {
         let path = sent.mode.apply(&path).map_err(|refusal| refusal.to_string())?.unwrap_or(path);
         request.set_path(path);
     }
-    if let Some(authority) = &sent.forward.rewrite.authority {
+    if let Some(authority) = &authority {
         request.set_authority(authority);
     }
     Ok(request)

@@ -1,8 +1,10 @@
 //! What a route makes of path and authority: pure, the same for the proxy and for `explain`.
 
+use std::borrow::Cow;
+
 use crate::request::RequestView;
 use crate::route::table::CompiledRoute;
-use crate::route::{Redirect, Rewrite};
+use crate::route::{AuthorityOf, Redirect, Rewrite};
 
 impl CompiledRoute {
     /// Path and query of a request as the upstream is to see them, before they are brought into their one form; `None`: the
@@ -12,6 +14,24 @@ impl CompiledRoute {
         match &rewrite.prefix {
             Some(prefix) => Some(joined(self.replace_prefix(path, prefix))),
             None => self.replace_regex(path).map(joined),
+        }
+    }
+
+    /// The authority that the upstream is to see, by the path as it came; `None`: the route leaves it.
+    pub fn authority<'r, R: RequestView>(
+        &self,
+        rewrite: &'r Rewrite,
+        request: &'r R,
+    ) -> Option<Cow<'r, str>> {
+        if let Some(authority) = &rewrite.authority {
+            return Some(authority.into());
+        }
+        match rewrite.authority_of.as_ref()? {
+            AuthorityOf::Header(name) => {
+                let value = std::str::from_utf8(request.header(name).next()?).ok()?;
+                (!value.is_empty()).then_some(value.into())
+            }
+            AuthorityOf::Path(..) => self.authority_of_path(request.path()).map(Cow::Owned),
         }
     }
 

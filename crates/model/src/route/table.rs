@@ -12,8 +12,8 @@ use crate::matcher::header::{CompiledHeader, without_dots, without_port};
 use crate::matcher::{Matcher, whole_text_regex};
 use crate::request::RequestView;
 use crate::route::{
-    Forward, PathMatch, RetryHeaders, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost,
-    WeightedCluster,
+    AuthorityOf, Forward, PathMatch, RetryHeaders, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch,
+    VirtualHost, WeightedCluster,
 };
 
 /// A compiled route configuration.
@@ -51,6 +51,8 @@ pub struct CompiledRoute {
     total_weight: u64,
     /// Compiled `regex_rewrite` of what it forwards or redirects, with its substitution in the syntax of `regex`.
     rewrite: Option<(regex::Regex, String)>,
+    /// The same of what makes its authority from the path.
+    authority: Option<Box<(regex::Regex, String)>>,
     /// Of its policy for other origins.
     origins: Vec<Matcher>,
     has_filters: bool,
@@ -220,7 +222,7 @@ impl CompiledRoute {
     fn compile(route: &Route, id: u32, retry: Option<&RetryPolicy>) -> Result<Self, Flaw> {
         let matcher = CompiledMatch::compile(&route.matches).under("match")?;
         let mut total_weight = 0;
-        let (mut rewrite, mut retry_headers) = (None, None);
+        let (mut rewrite, mut authority, mut retry_headers) = (None, None, None);
         if let RouteAction::Forward(forward) = &route.action {
             total_weight = forward.clusters.iter().map(|c| u64::from(c.weight)).sum();
             if total_weight == 0 {
@@ -230,6 +232,10 @@ impl CompiledRoute {
             }
             let regex = forward.rewrite.regex.as_ref().map(substitution).transpose();
             rewrite = regex.under("route.regex_rewrite")?;
+            if let Some(AuthorityOf::Path(pattern, text)) = &forward.rewrite.authority_of {
+                let regex = substitution(&(pattern.clone(), text.clone()));
+                authority = Some(Box::new(regex.under("route.host_rewrite_path_regex")?));
+            }
             retry_headers =
                 RetryHeaders::compile(forward.retry.as_ref().or(retry)).under("route.retry_policy")?;
         }
@@ -243,7 +249,17 @@ impl CompiledRoute {
         };
         let has_filters = route.fault.is_some() || route.cors.is_some() || route.session.is_some();
         let config = route.clone();
-        Ok(Self { id, config, matcher, total_weight, rewrite, origins, has_filters, retry_headers })
+        Ok(Self {
+            id,
+            config,
+            matcher,
+            total_weight,
+            rewrite,
+            authority,
+            origins,
+            has_filters,
+            retry_headers,
+        })
     }
 
     /// Whether pages of this origin may call it.
@@ -294,6 +310,12 @@ impl CompiledRoute {
         let path = path_of(path_and_query);
         let query = &path_and_query[path.len()..];
         Some(format!("{}{query}", regex.replace_all(path, substitution.as_str())))
+    }
+
+    /// What the regular expression for the authority makes of the path.
+    pub(super) fn authority_of_path(&self, path_and_query: &str) -> Option<String> {
+        let (regex, substitution) = self.authority.as_deref()?;
+        Some(regex.replace_all(path_of(path_and_query), substitution.as_str()).into_owned())
     }
 
     /// The path with its matched prefix replaced, for prefix rewrites.

@@ -249,9 +249,12 @@ mod tests {
             let address = ([10, 0, 0, 1], 80).into();
             broken(&call::word_of_sidecar(&head, address))
         };
-        for word in
-            ["reason=rate_limited; detail=\"100 per 1s\"", "reason=overload; reached=no", "reason=overflow"]
-        {
+        for word in [
+            "reason=rate_limited; detail=\"100 per 1s\"",
+            "reason=overload; reached=no",
+            "reason=overflow",
+            "reason=concurrency_limit; reached=no; limit=adaptive_concurrency:3",
+        ] {
             assert_eq!(said(429, word), None, "{word}");
         }
         let network = |said: Said| said.unwrap().unwrap_err().network;

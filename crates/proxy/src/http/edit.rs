@@ -1,11 +1,13 @@
 //! Edits of heads: what identifies a request, what a route rewrites, what must not pass.
 
+use std::borrow::Cow;
+
 use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::route::edits::Write;
 use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{Forward, HeaderEdits, WeightedCluster};
+use outrigger_model::route::{Forward, HeaderEdits, Rewrite, WeightedCluster};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
@@ -20,6 +22,7 @@ const OWN_PREFIX: &str = "x-outrigger-";
 
 /// Envoy's header for a rewritten host.
 const ORIGINAL_HOST: &str = "x-envoy-original-host";
+const FORWARDED_HOST: &str = "x-forwarded-host";
 
 /// Milliseconds from the end of the request to the head of its response; each proxy on the way replaces it by its own, as
 /// Envoys do.
@@ -126,6 +129,10 @@ pub fn request(
         }
     }
     let rewrite = &forward.rewrite;
+    // Before the path, of which it may be made.
+    if rewrite.authority.is_some() || rewrite.authority_of.is_some() {
+        authority(head, route, rewrite).map_err(bad)?;
+    }
     if let Some(path) = route.rewritten(rewrite, head.path()) {
         let original = head.path().to_owned();
         if path != original {
@@ -138,14 +145,38 @@ pub fn request(
             ctx.record.rewritten = head.has(ORIGINAL_PATH);
         }
     }
-    if let Some(authority) = &rewrite.authority {
-        let original = head.authority().to_owned();
-        head.set_authority(authority).map_err(bad)?;
-        if head.size() + ORIGINAL_HOST.len() + original.len() <= MAX_HEAD {
-            put(head, ORIGINAL_HOST, original.as_bytes());
-        }
+    Ok(())
+}
+
+fn authority(head: &mut RequestHead, route: &CompiledRoute, rewrite: &Rewrite) -> Result<(), EditError> {
+    let Some(new) = route.authority(rewrite, head).map(Cow::into_owned) else { return Ok(()) };
+    let original = head.authority().to_owned();
+    head.set_authority(&new)?;
+    if rewrite.forwarded_host && !original.is_empty() {
+        forwarded_host(head, &original);
+    }
+    if head.size() + ORIGINAL_HOST.len() + original.len() <= MAX_HEAD {
+        put(head, ORIGINAL_HOST, original.as_bytes());
     }
     Ok(())
+}
+
+/// As Envoy: behind what is there, unless that ends so.
+#[cold]
+fn forwarded_host(head: &mut RequestHead, original: &str) {
+    let mut hosts = Vec::new();
+    for value in head.headers(FORWARDED_HOST) {
+        hosts.extend_from_slice(value);
+        hosts.push(b',');
+    }
+    let known = hosts.strip_suffix(b",").and_then(|hosts| hosts.rsplit(|byte| *byte == b',').next());
+    if known.is_some_and(|last| last.trim_ascii() == original.as_bytes()) {
+        return;
+    }
+    hosts.extend_from_slice(original.as_bytes());
+    if head.size() + FORWARDED_HOST.len() + hosts.len() <= MAX_HEAD {
+        put(head, FORWARDED_HOST, &hosts);
+    }
 }
 
 /// Names of configuration are in lower case.

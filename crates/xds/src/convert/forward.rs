@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_model::route::{
-    Forward, GrpcTimeout, HashOn, HeaderEdits, NoCluster, Rewrite, StreamLimits, WeightedCluster,
+    AuthorityOf, Forward, GrpcTimeout, HashOn, HeaderEdits, NoCluster, Rewrite, StreamLimits, WeightedCluster,
 };
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
@@ -47,11 +47,8 @@ pub(super) fn encode(forward: &Forward, connect: bool, kind: ClientKind) -> rout
         },
         prefix_rewrite: forward.rewrite.prefix.clone().unwrap_or_default(),
         regex_rewrite: forward.rewrite.regex.as_ref().map(encode_substitution),
-        host_rewrite_specifier: forward
-            .rewrite
-            .authority
-            .clone()
-            .map(HostRewriteSpecifier::HostRewriteLiteral),
+        host_rewrite_specifier: encode_authority(&forward.rewrite),
+        append_x_forwarded_host: forward.rewrite.forwarded_host,
         hash_policy: forward.hash.iter().map(encode_hash).collect(),
         request_mirror_policies: match kind {
             ClientKind::Grpc => Vec::new(),
@@ -137,7 +134,6 @@ pub(super) fn decode(wire: &route::RouteAction) -> Decoded<Forward> {
     note!(
         wire,
         flush_timeout,
-        append_x_forwarded_host,
         retry_policy_typed_config,
         rate_limits,
         internal_redirect_policy,
@@ -207,18 +203,45 @@ fn decode_rewrite(wire: &route::RouteAction) -> Decoded<Rewrite> {
     if prefix.is_some() && regex.is_some() {
         return flaw("prefix_rewrite", "must not be given together with regex_rewrite");
     }
-    let authority = match &wire.host_rewrite_specifier {
-        None => None,
+    let (authority, authority_of) = decode_authority(wire.host_rewrite_specifier.as_ref())?;
+    Ok(Rewrite { prefix, regex, authority, authority_of, forwarded_host: wire.append_x_forwarded_host })
+}
+
+fn decode_authority(wire: Option<&HostRewriteSpecifier>) -> Decoded<(Option<String>, Option<AuthorityOf>)> {
+    let of_request = match wire {
+        None => return Ok((None, None)),
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if host.is_empty() => {
             return flaw("host_rewrite_literal", "must not be empty");
         }
-        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(host.clone()),
-        Some(_) => {
-            left_out("host_rewrite_specifier other than host_rewrite_literal");
-            None
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => return Ok((Some(host.clone()), None)),
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) => {
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return flaw("host_rewrite_header", "must be the name of a header");
+            }
+            AuthorityOf::Header(name.to_ascii_lowercase())
+        }
+        Some(HostRewriteSpecifier::HostRewritePathRegex(regex)) => {
+            let (pattern, substitution) = decode_substitution(regex).under("host_rewrite_path_regex")?;
+            AuthorityOf::Path(pattern, substitution)
+        }
+        Some(HostRewriteSpecifier::AutoHostRewrite(_) | HostRewriteSpecifier::HostRewrite(_)) => {
+            left_out("auto_host_rewrite, or host_rewrite");
+            return Ok((None, None));
         }
     };
-    Ok(Rewrite { prefix, regex, authority })
+    Ok((None, Some(of_request)))
+}
+
+fn encode_authority(rewrite: &Rewrite) -> Option<HostRewriteSpecifier> {
+    if let Some(authority) = &rewrite.authority {
+        return Some(HostRewriteSpecifier::HostRewriteLiteral(authority.clone()));
+    }
+    Some(match rewrite.authority_of.clone()? {
+        AuthorityOf::Header(name) => HostRewriteSpecifier::HostRewriteHeader(name),
+        AuthorityOf::Path(pattern, substitution) => {
+            HostRewriteSpecifier::HostRewritePathRegex(encode_substitution(&(pattern, substitution)))
+        }
+    })
 }
 
 pub(super) fn encode_substitution((pattern, substitution): &(String, String)) -> RegexMatchAndSubstitute {

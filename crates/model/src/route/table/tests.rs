@@ -215,6 +215,31 @@ fn a_prefix_rewrite_keeps_the_rest_and_the_query() {
 }
 
 #[test]
+fn an_authority_may_be_a_headers_or_made_of_the_path() {
+    let authority = |of: Option<AuthorityOf>, literal: Option<&str>, request: &Request| {
+        let rewrite =
+            Rewrite { authority: literal.map(str::to_owned), authority_of: of, ..Rewrite::default() };
+        let mut route = route("r", RouteMatch::any());
+        let clusters = vec![WeightedCluster::only("c")];
+        route.action =
+            RouteAction::Forward(Forward { clusters, rewrite: rewrite.clone(), ..Forward::default() });
+        let table = table(vec![host("h", &["*"], vec![route])]);
+        let found = table.find(request).unwrap();
+        found.route.authority(&rewrite, request).map(|text| text.into_owned())
+    };
+    let header = || Some(AuthorityOf::Header("x-host".into()));
+    let path = || Some(AuthorityOf::Path("^/([^/]+)/.*$".into(), r"\1.test".into()));
+    let plain = get("h", "/a/b?c=/d/");
+    assert_eq!(authority(None, None, &plain), None);
+    assert_eq!(authority(None, Some("x"), &plain), Some("x".into()));
+    assert_eq!(authority(header(), None, &plain), None, "there is no such header");
+    assert_eq!(authority(path(), None, &plain), Some("a.test".into()));
+    let mut said = get("h", "/");
+    said.headers.push(("x-host", "other.test"));
+    assert_eq!(authority(header(), None, &said), Some("other.test".into()));
+}
+
+#[test]
 fn a_regex_rewrite_speaks_re2_and_keeps_the_query() {
     let mut rewriting = route("r", RouteMatch::any());
     rewriting.action = RouteAction::Forward(Forward {

@@ -159,7 +159,7 @@ fn filters_of_a_rule_become_effects() {
     assert_eq!(route.route.request_headers, edits);
     assert_eq!(route.route.response_headers.add, [pair("d", "3")]);
     let regex = Some(pair("^[^?]*", "/new"));
-    let rewrite = Rewrite { regex, authority: Some("x.example".into()), prefix: None };
+    let rewrite = Rewrite { regex, authority: Some("x.example".into()), ..Rewrite::default() };
     assert_eq!(forward(&route).rewrite, rewrite);
     let mirrors: Vec<_> = route
         .mirrors

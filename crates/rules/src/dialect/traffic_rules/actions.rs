@@ -136,5 +136,6 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
         prefix: reader.text(fields.get("prefix")),
         regex: regex.or(whole),
         authority: reader.text(fields.get("authority")),
+        ..Rewrite::default()
     })
 }

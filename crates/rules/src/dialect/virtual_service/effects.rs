@@ -81,6 +81,7 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
         prefix: reader.text(fields.get("uri")),
         regex,
         authority: reader.text(fields.get("authority")),
+        ..Rewrite::default()
     })
 }
 

@@ -127,11 +127,7 @@ fn weighted() -> impl Strategy<Value = Vec<WeightedCluster>> {
 }
 
 fn forward() -> BoxedStrategy<Forward> {
-    let rewrite = (0..3, "/[a-z]{0,5}", of(name())).prop_map(|(which, path, authority)| Rewrite {
-        prefix: (which % 4 == 1).then(|| path.clone()),
-        regex: (which % 4 == 2).then(|| ("^/(.*)$".to_owned(), format!("{path}/\\1"))),
-        authority,
-    });
+    let rewrite = attempts::rewrite();
     let hash = prop_oneof![
         token().prop_map(HashOn::Header),
         (token(), of(token()), of(duration_or_off())).prop_map(|(name, path, ttl)| HashOn::Cookie {

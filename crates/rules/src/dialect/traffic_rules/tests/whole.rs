@@ -30,7 +30,7 @@ fn routes_redirect_answer_rewrite_and_edit() {
     assert_eq!(searches.route.request_headers.add, [("x-search".to_owned(), "1".to_owned())]);
     let regex = Some(("^/v[0-9]+".to_owned(), "/api".to_owned()));
     let authority = Some("api.shop.internal".to_owned());
-    assert_eq!(forward(versioned).rewrite, Rewrite { prefix: None, regex, authority });
+    assert_eq!(forward(versioned).rewrite, Rewrite { regex, authority, ..Rewrite::default() });
     assert_eq!(forward(versioned).timeout, Some(Duration::from_secs(2)), "the page's");
     assert_eq!(rest.targets[1].share.response_headers.set, [("x-canary".to_owned(), "yes".to_owned())]);
     assert!(retry(rest).avoid_previous_hosts);

@@ -35,6 +35,24 @@ pub(super) fn retry() -> BoxedStrategy<RetryPolicy> {
         .boxed()
 }
 
+/// What a route makes of path and authority.
+pub(super) fn rewrite() -> BoxedStrategy<Rewrite> {
+    let of_request = prop_oneof![
+        token().prop_map(AuthorityOf::Header),
+        "[a-z]{1,8}".prop_map(|text| AuthorityOf::Path("^/([^/]+).*".to_owned(), format!("\\1.{text}"))),
+    ];
+    let authority = (of(name()), of(of_request), any::<bool>());
+    (0..3, "/[a-z]{0,5}", authority)
+        .prop_map(|(which, path, (authority, of_request, forwarded_host))| Rewrite {
+            prefix: (which % 4 == 1).then(|| path.clone()),
+            regex: (which % 4 == 2).then(|| ("^/(.*)$".to_owned(), format!("{path}/\\1"))),
+            authority_of: of_request.filter(|_| authority.is_none()),
+            authority,
+            forwarded_host,
+        })
+        .boxed()
+}
+
 fn rate_limited() -> impl Strategy<Value = RateLimitedBackOff> {
     let header =
         (token(), any::<bool>()).prop_map(|(name, unix_timestamp)| ResetHeader { name, unix_timestamp });
