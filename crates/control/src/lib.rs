@@ -37,6 +37,7 @@ mod enforced;
 pub mod fuzzing;
 mod metrics;
 mod others;
+mod pace;
 mod presence;
 mod proofs;
 pub mod replicas;

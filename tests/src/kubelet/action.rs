@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,16 +35,23 @@ pub(super) enum Action {
     Sleep(Duration),
 }
 
+/// What an image makes of words: the program, and its own words.
+pub(super) type Image<'a> = &'a dyn Fn(&[String]) -> Found;
+/// A program and its words.
+pub(super) type Found = (PathBuf, Vec<String>);
+/// A program in a container that runs.
+type Enter = dyn Fn(&PathBuf, &[String]) -> Command + Send + Sync;
+
 /// Of whom, and how programs of it are found.
 pub(super) struct Whose<'a> {
     pub(super) container: &'a Container,
     pub(super) address: IpAddr,
-    pub(super) found: &'a dyn Fn(&[String]) -> (PathBuf, Vec<String>),
+    pub(super) found: Image<'a>,
 }
 
 /// A way into a container that runs.
 #[derive(Clone)]
-pub(super) struct Entry(pub(super) std::sync::Arc<dyn Fn(&PathBuf, &[String]) -> Command + Send + Sync>);
+pub(super) struct Entry(pub(super) Arc<Enter>);
 
 impl Action {
     pub(super) fn of_probe(probe: &Probe, whose: &Whose<'_>) -> Self {

@@ -5,7 +5,6 @@
 //! waiting ─▶ running ─(ends, or a probe fails)─▶ waiting (back-off) ─▶ running …      or, where nothing restarts it, terminated
 //! ```
 
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +18,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::TICK;
+use super::action::{Found, Image};
 use super::container::Surroundings;
-use super::running::{Health, Image, Running, Turn, terminated};
+use super::running::{Health, Running, Turn, terminated};
 
 /// What a container's image makes of words: a program and its own.
-pub(super) type Programs<'a> = &'a (dyn Fn(&Container, &[String]) -> (PathBuf, Vec<String>) + Sync);
+pub(super) type Programs<'a> = &'a (dyn Fn(&Container, &[String]) -> Found + Sync);
 
 /// Before a container is started again, at first and at most: a kubelet's are 10 s and 5 min.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));

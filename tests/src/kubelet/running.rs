@@ -14,16 +14,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::TICK;
-use super::action::{Action, Entry, Process, Whose};
+use super::action::{Action, Entry, Image, Process, Whose};
 use super::container::Surroundings;
 use super::mounts;
 use super::probe::Checked;
 
 /// At the end a container has at least so long between SIGTERM and SIGKILL, whatever its hook has used up.
 const LEAST: Duration = Duration::from_secs(2);
-
-/// What an image makes of words: the program, and its own words in front of them.
-pub(super) type Image<'a> = &'a dyn Fn(&[String]) -> (PathBuf, Vec<String>);
 
 /// A container that was started.
 pub(super) struct Running {

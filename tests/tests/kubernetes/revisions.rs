@@ -72,32 +72,7 @@ async fn a_second_revision_takes_namespaces_over_and_gives_them_back_without_a_r
     };
     crosses(&web, "web").await;
 
-    // It stands beside, and has the authority of the first: API servers trust its webhooks, and it knows the others.
-    place.cluster.kubectl_with(&installation("canary"), &["apply", "--server-side"]).unwrap();
-    eventually("the second revision is ready", || async {
-        let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        match place.cluster.kubectl(&["-n", SYSTEM, "get", "pod", CANARY, "-o", path])?.as_str() {
-            "True" => Ok(()),
-            said => Err(format!("{said:?} {}", place.kubelet.log(SYSTEM, CANARY, "control"))),
-        }
-    })
-    .await;
-    eventually("all control planes know each other, and one leads", || async {
-        let status = installed.client(CANARY).status().await.map_err(|error| error.to_string())?;
-        let answer = status.replicas.iter().filter(|one| one.error.is_none()).count();
-        let lead = status.replicas.iter().filter(|one| one.leads).count();
-        if (answer, lead) == (3, 1) { Ok(()) } else { Err(format!("{:#?}", status.replicas)) }
-    })
-    .await;
-    eventually("its webhook is trusted", || async {
-        let bundle = "jsonpath={.webhooks[*].clientConfig.caBundle}";
-        let words = ["get", "mutatingwebhookconfiguration", "outrigger-injector-canary", "-o", bundle];
-        match place.cluster.kubectl(&words)? {
-            found if found.split_whitespace().count() == 3 => Ok(()),
-            found => Err(found),
-        }
-    })
-    .await;
+    beside(&installed).await;
 
     // Pods of the new revision are called by those of the old one, and none of the requests is lost.
     let load = Load::start(place.host(&web), address);
@@ -124,6 +99,46 @@ async fn a_second_revision_takes_namespaces_over_and_gives_them_back_without_a_r
     // Back again, and the second revision goes: nothing of the first goes with it.
     installed.moves("catalog", 2, "default").await;
     installed.moves("buyer", 1, "default").await;
+    goes(&installed).await;
+    place.cluster.apply(&deployment("late", "v1", 1));
+    place.until_ready("late", 1).await;
+    crosses(&web, "web").await;
+    println!("{} requests, none failed", load.none_failed().await);
+}
+
+/// It stands beside, and has the authority of the first: API servers trust its webhooks, and all control planes know each other.
+async fn beside(installed: &Installed) {
+    let place = &installed.place;
+    place.cluster.kubectl_with(&installation("canary"), &["apply", "--server-side"]).unwrap();
+    eventually("the second revision is ready", || async {
+        let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        match place.cluster.kubectl(&["-n", SYSTEM, "get", "pod", CANARY, "-o", path])?.as_str() {
+            "True" => Ok(()),
+            said => Err(format!("{said:?} {}", place.kubelet.log(SYSTEM, CANARY, "control"))),
+        }
+    })
+    .await;
+    eventually("all control planes know each other, and one leads", || async {
+        let status = installed.client(CANARY).status().await.map_err(|error| error.to_string())?;
+        let answer = status.replicas.iter().filter(|one| one.error.is_none()).count();
+        let lead = status.replicas.iter().filter(|one| one.leads).count();
+        if (answer, lead) == (3, 1) { Ok(()) } else { Err(format!("{:#?}", status.replicas)) }
+    })
+    .await;
+    eventually("its webhook is trusted", || async {
+        let bundle = "jsonpath={.webhooks[*].clientConfig.caBundle}";
+        let words = ["get", "mutatingwebhookconfiguration", "outrigger-injector-canary", "-o", bundle];
+        match place.cluster.kubectl(&words)? {
+            found if found.split_whitespace().count() == 3 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+}
+
+/// The second revision is taken out, and one of the first leads.
+async fn goes(installed: &Installed) {
+    let place = &installed.place;
     let gone = outrigger(&["uninstall", "--revision", "canary"]);
     place.cluster.kubectl_with(&gone, &["delete", "--ignore-not-found"]).unwrap();
     eventually("its Pod has ended", || async {
@@ -147,8 +162,4 @@ async fn a_second_revision_takes_namespaces_over_and_gives_them_back_without_a_r
         if names == REPLICAS && leads { Ok(()) } else { Err(format!("{:#?}", status.replicas)) }
     })
     .await;
-    place.cluster.apply(&deployment("late", "v1", 1));
-    place.until_ready("late", 1).await;
-    crosses(&web, "web").await;
-    println!("{} requests, none failed", load.none_failed().await);
 }

@@ -5,14 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{EvictParams, Patch, PatchParams};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -22,11 +21,14 @@ use super::Agent;
 use super::netns::{Netns, Trouble};
 use super::pod::{Verdict, verdict};
 use crate::inject::VALIDATION;
+use crate::pace::{Pace, paced};
 
 /// Before what did not work is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Before what did work is: the check of a Pod is tried again by its kubelet, after minutes at last.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Before Pods are asked for again, at first and at most: every node does.
+const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// For a word of the API server, and for all that is done about a Pod at a time: others wait for it.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(25));
 /// Of Pods that were seen to.
@@ -61,7 +63,7 @@ pub(super) async fn keep(agent: Arc<Agent>) {
         .fields(&format!("spec.nodeName={}", agent.node))
         .labels(INJECTED);
     let api: Api<Pod> = Api::all(agent.client.clone());
-    let mut events = pin!(watcher(api, which).default_backoff());
+    let mut events = paced(watcher(api, which), Pace::new(AWAY));
     let mut again = tokio::time::interval(PAUSE);
     let mut all: HashMap<String, Broken> = HashMap::new();
     loop {

@@ -17,7 +17,7 @@ pub(super) fn warnings(
     kubernetes: Option<Release>,
 ) -> Vec<String> {
     let mut all = Vec::new();
-    if let Some(release) = kubernetes.filter(|release| release.is_too_old()) {
+    if let Some(release) = kubernetes.filter(|release| *release < Release::NATIVE_SIDECARS) {
         if wishes.native {
             all.push(format!(
                 "a native sidecar is asked for, and there is Kubernetes {release} in the cluster (API server or a node), which knows none: the Pod will \

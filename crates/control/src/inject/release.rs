@@ -13,11 +13,6 @@ pub struct Release {
 impl Release {
     /// The first with native sidecars that nobody has to turn on.
     pub const NATIVE_SIDECARS: Self = Self { major: 1, minor: 29 };
-
-    /// Whether it has no native sidecars, or only where somebody turned them on.
-    pub(super) fn is_too_old(self) -> bool {
-        self < Self::NATIVE_SIDECARS
-    }
 }
 
 impl fmt::Display for Release {

@@ -7,8 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::Fields;
-use super::release::Release;
+use super::{Fields, Release};
 
 /// The word for what the cluster decides.
 const AUTO: &str = "auto";
@@ -73,11 +72,10 @@ pub enum NativeSidecar {
 }
 
 impl NativeSidecar {
-    /// Whether sidecars are native, where the Pod does not say. A release that is not known is not too old: nobody runs such a cluster for
-    /// long.
+    /// Whether it is one in such a cluster. What is not known is not too old: nobody runs such a cluster for long.
     pub(super) fn is_native(self, kubernetes: Option<Release>) -> bool {
         match self {
-            Self::Auto => !kubernetes.is_some_and(Release::is_too_old),
+            Self::Auto => kubernetes.is_none_or(|release| release >= Release::NATIVE_SIDECARS),
             Self::Yes => true,
             Self::No => false,
         }

@@ -7,6 +7,7 @@ use outrigger_rules::{Finding, analyze, parse_with};
 
 use super::hash;
 use crate::keeper::{Published, catalog};
+use crate::registry::kubernetes::read;
 use crate::world::MeshSettings;
 
 /// By object, as in `VirtualService shop/catalog`.
@@ -48,7 +49,10 @@ impl Found {
     fn read_again(&mut self, published: &Published, registry: &str, settings: &MeshSettings) {
         let mut before = std::mem::take(&mut self.read);
         for (_, (source, rule)) in published.ruled.owned() {
-            let Some(object) = rule.object.as_ref().filter(|_| &*source.registry == registry) else {
+            // Services are rules, too, and have no status of ours.
+            let is_told =
+                |kind: &str| &*source.registry == registry && read::resources(kind).next().is_some();
+            let Some(object) = rule.object.as_ref().filter(|object| is_told(object.kind.as_str())) else {
                 continue;
             };
             let (id, text) = (object.id(), hash(&object.source));

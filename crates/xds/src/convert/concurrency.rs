@@ -1,5 +1,7 @@
 //! `envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency`.
 
+use std::time::Duration;
+
 use outrigger_model::concurrency::{AdaptiveConcurrency, MOST_CONCURRENCY, MinRtt, WINDOWS};
 use outrigger_model::resource::Origin;
 
@@ -103,8 +105,7 @@ fn controller_of(wire: &GradientControllerConfig) -> Decoded<(AdaptiveConcurrenc
             default.percentile,
             "sample_aggregate_percentile",
         )?,
-        // An Envoy takes more than anybody means.
-        update_interval: update_interval.clamp(WINDOWS.0, WINDOWS.1),
+        update_interval: sane(update_interval),
         max_limit: uint_or(limit.max_concurrency_limit.as_ref(), default.max_limit).min(MOST_CONCURRENCY),
         min_limit: limit.min_concurrency_limit.map(|limit| limit.value.min(MOST_CONCURRENCY)),
         min_concurrency: uint_or(rtt.min_concurrency.as_ref(), default.min_concurrency).min(MOST_CONCURRENCY),
@@ -126,6 +127,11 @@ fn controller_of(wire: &GradientControllerConfig) -> Decoded<(AdaptiveConcurrenc
     Ok((model, paths))
 }
 
+/// An Envoy takes more than anybody means, and no time of nothing.
+fn sane(time: Duration) -> Duration {
+    if time.is_zero() { time } else { time.clamp(WINDOWS.0, WINDOWS.1) }
+}
+
 /// It is measured, or given; an Envoy refuses what says both or neither.
 fn min_rtt(wire: &MinimumRttCalculationParams) -> Decoded<MinRtt> {
     let interval = duration_at(wire.interval.as_ref(), "interval")?;
@@ -133,7 +139,7 @@ fn min_rtt(wire: &MinimumRttCalculationParams) -> Decoded<MinRtt> {
     let jitter = wire.jitter.as_ref().map_or(Ok(15.0), percent).under("jitter")?;
     match (interval, fixed) {
         (Some(interval), None) => {
-            let interval = interval.clamp(WINDOWS.0, WINDOWS.1);
+            let interval = sane(interval);
             Ok(MinRtt::Measured { interval, requests: uint_or(wire.request_count.as_ref(), 50), jitter })
         }
         (None, Some(time)) => Ok(MinRtt::Fixed(time)),
@@ -144,8 +150,6 @@ fn min_rtt(wire: &MinimumRttCalculationParams) -> Decoded<MinRtt> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::wire::any;
     use crate::wire::core::RuntimeFeatureFlag;

@@ -227,6 +227,22 @@ fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Traci
     Ok(Tracing { random_sampling })
 }
 
+/// A filter that neither other filters nor rules of ours have to do with; nothing where it is none of these.
+fn decode_alone(config: &Any, scope: &str) -> Option<Decoded<Option<HttpFilter>>> {
+    Some(if global_limit::is(config) {
+        global_limit::decode(config).map(|limits| Some(HttpFilter::GlobalLimit(Box::new(limits))))
+    } else if rate_limit::is(config) {
+        rate_limit::decode(config).map(|limits| Some(HttpFilter::RateLimit(limits)))
+    } else if is::<LocalRateLimit>(config) {
+        local_limit::decode(config, scope)
+    } else if is::<HttpFault>(config) {
+        let fault = unpack(config).and_then(|fault: HttpFault| retry::decode_fault(&fault));
+        fault.map(|fault| Some(HttpFilter::Fault(fault)))
+    } else {
+        return None;
+    })
+}
+
 fn decode_filters(
     wire: &[hcm::HttpFilter],
     stat_prefix: &str,
@@ -245,6 +261,12 @@ fn decode_filters(
             Some(ConfigType::TypedConfig(config)) => Some(config),
             _ => None,
         };
+        let scope = format!("{stat_prefix}|{}", filter.name);
+        let alone = config.filter(|_| !filter.disabled).and_then(|config| decode_alone(config, &scope));
+        if let Some(decoded) = alone {
+            filters.extend(decoded.under(format_args!("{field}.typed_config"))?);
+            continue;
+        }
         match config {
             // A route may enable it; an optional one may be left out only where nobody relies on it.
             Some(config) if filter.disabled && extension::decides_access(&config.type_url) => {
@@ -279,28 +301,11 @@ fn decode_filters(
                 let tokens = tokens.under(format_args!("{field}.typed_config"))?;
                 filters.push(HttpFilter::Tokens(Box::new(tokens)));
             }
-            Some(config) if global_limit::is(config) => {
-                let limits = global_limit::decode(config).under(format_args!("{field}.typed_config"))?;
-                filters.push(HttpFilter::GlobalLimit(Box::new(limits)));
-            }
-            Some(config) if rate_limit::is(config) => {
-                let limits = rate_limit::decode(config).under(format_args!("{field}.typed_config"))?;
-                filters.push(HttpFilter::RateLimit(limits));
-            }
             Some(config) if is::<AdaptiveConcurrency>(config) => {
                 let limit = concurrency::decode(config, filter_origin(origins.concurrency, gradients));
                 gradients += 1;
                 let limit = limit.under(format_args!("{field}.typed_config"))?;
                 filters.extend(limit.map(|limit| HttpFilter::Concurrency(Box::new(limit))));
-            }
-            Some(config) if is::<LocalRateLimit>(config) => {
-                let limit = local_limit::decode(config, &format!("{stat_prefix}|{}", filter.name));
-                filters.extend(limit.under(format_args!("{field}.typed_config"))?);
-            }
-            Some(config) if is::<HttpFault>(config) => {
-                let fault: HttpFault = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let fault = retry::decode_fault(&fault).under(format_args!("{field}.typed_config"))?;
-                filters.push(HttpFilter::Fault(fault));
             }
             Some(config) if extension::decides_access(&config.type_url) => {
                 return extension::unknown("HTTP filter", &filter.name, Some(config)).under(field);

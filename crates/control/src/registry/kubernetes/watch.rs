@@ -8,8 +8,7 @@ use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::{self as core, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::utils::Backoff;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use outrigger_rules::{Finding, ParseOptions};
 
@@ -18,6 +17,7 @@ use super::pod::Pod;
 use super::read::{RULES, read, resource};
 use crate::canonical;
 use crate::instance::{Instance, Port, Protocol, State};
+use crate::pace::{Pace, paced};
 
 /// Seconds after which the API server ends a watch, which then goes on with the next.
 const LIFE: u32 = 60;
@@ -157,7 +157,9 @@ impl Kinds {
         let of = |node: Node| {
             let label = |key: &str| node.labels().get(key).cloned().unwrap_or_default();
             let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-            // What stands for a service of a cloud says the version of its own program, years old or none.
+            // No sidecar of ours runs on others; and what stands for a service of a cloud says the version of its own program, years
+            // old or none.
+            let info = info.filter(|info| info.operating_system != "windows");
             let is_virtual = label("type") == "virtual-kubelet";
             let kubelet =
                 info.map(|info| info.kubelet_version.as_str()).filter(|said| !said.contains("-vk-"));
@@ -187,25 +189,6 @@ impl Kinds {
     }
 }
 
-/// The pause before the next try.
-struct Pace(Duration);
-
-impl Iterator for Pace {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSE.1);
-        Some(pause.mul_f64(1.0 + fastrand::f64() / 2.0))
-    }
-}
-
-impl Backoff for Pace {
-    fn reset(&mut self) {
-        self.0 = PAUSE.0;
-    }
-}
-
 fn config() -> watcher::Config {
     watcher::Config::default().timeout(LIFE).page_size(PAGE)
 }
@@ -219,7 +202,7 @@ fn said<K: Send + 'static>(
     watch: impl futures_util::Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     read: impl Fn(K) -> Seen + Send + 'static,
 ) -> Watch {
-    let watch = watch.backoff(Pace(PAUSE.0)).map(move |event| {
+    let watch = paced(watch, Pace::new(PAUSE)).map(move |event| {
         let event = event.map(|event| match event {
             watcher::Event::Apply(object) => watcher::Event::Apply(read(object)),
             watcher::Event::Delete(object) => watcher::Event::Delete(read(object)),

