@@ -143,12 +143,8 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let services = Routes::new(ads).add_service(csr).into_axum_router();
     let served = Served::new(Routes::from(services.merge(members(api.clone())).merge(replicas(api.clone()))));
     let terms = (gates.xds.clone(), leavers);
-    spawn_on(
-        &streams,
-        tasks,
-        &drain,
-        listeners.xds(xds, credentials.clone(), terms, served, settings.trust_domain.clone()),
-    );
+    let sidecars = listeners.xds(xds, credentials.clone(), terms, served, settings.trust_domain.clone());
+    spawn_on(&streams, tasks, &drain, sidecars);
     if let Some((listener, identity)) = plain {
         tracing::warn!("xDS without TLS is open: whoever reaches that port can read the configuration");
         let ads = AdsService::server(Arc::new(source.plaintext(identity)), peer_of);
