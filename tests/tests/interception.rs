@@ -30,6 +30,7 @@ mod programs;
 mod resolvers;
 mod rules;
 mod sidecars;
+mod strangers;
 mod tproxy;
 mod wire;
 

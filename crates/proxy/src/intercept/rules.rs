@@ -11,6 +11,8 @@
 //!                                └─ the rest ────────────────────────────────────> outbound port
 //! from the network ─ prerouting ─┬─ excluded, the sidecar's own ports ───────────> passes
 //!                                └─ the rest ────────────────────────────────────> inbound port
+//!                      input ────┬─ opens a connection, and was not brought ─────> reset
+//!                                └─ the rest ────────────────────────────────────> passes
 //! ```
 
 use std::fmt::Write as _;
@@ -36,7 +38,10 @@ pub fn apply(options: &Options, name_servers: &[IpAddr]) -> String {
     outbound(&mut text, options, name_servers);
     own_workload(&mut text, options);
     match options.mode {
-        Method::Redirect => inbound_redirect(&mut text, options),
+        Method::Redirect => {
+            inbound_redirect(&mut text, options);
+            inbound_check(&mut text, options);
+        }
         Method::Tproxy => inbound_tproxy(&mut text, options),
     }
     text.push_str("}\n");
@@ -117,6 +122,20 @@ fn inbound_redirect(text: &mut String, options: &Options) {
     excluded_blocks(text, "saddr", &options.exclude_inbound_cidrs);
     included_blocks(text, "saddr", &options.include_inbound_cidrs);
     rule(text, format!("meta l4proto tcp {}", redirect(&inbound_ports(options.inbound_port))));
+    end(text);
+}
+
+/// A flow is brought to the sidecar when the first of its segments is seen. Where a stranger has that be one that opens nothing, the
+/// segment that opens a connection comes in the same flow, and nobody looks at it again. What was brought has a port of the sidecar's by
+/// now.
+fn inbound_check(text: &mut String, options: &Options) {
+    chain(text, "inbound-check", "type filter hook input priority 0; policy accept;");
+    rule(text, "tcp flags & (fin | syn | rst | ack) != syn return");
+    rule(text, "iifname \"lo\" return");
+    passing_ports(text, options);
+    excluded_blocks(text, "saddr", &options.exclude_inbound_cidrs);
+    included_blocks(text, "saddr", &options.include_inbound_cidrs);
+    rule(text, "meta l4proto tcp reject with tcp reset");
     end(text);
 }
 
