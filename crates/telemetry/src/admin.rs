@@ -4,6 +4,7 @@
 //! Rows that every process wants stand in [`rows`]; the others belong to those who know what they show. Nothing here
 //! authenticates: whoever binds the server to more than loopback mounts only rows that may be seen.
 
+mod crowd;
 mod index;
 pub mod rows;
 pub mod server;

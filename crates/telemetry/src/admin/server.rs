@@ -1,7 +1,7 @@
 //! The HTTP/1 server under the table: one task per connection on the control runtime, everything limited.
 //!
-//! Health checkers and scrapers ask here, so a crowd of slow clients must not keep them out for long: headers and
-//! bodies have deadlines, a connection has a longest life, and beyond the connection limit one is refused at once
+//! Health checkers and scrapers ask here, so a crowd of slow clients must not keep them out: headers and bodies have deadlines,
+//! a connection has a longest life, and at the limit of connections one that is silent makes room, or the newcomer is refused at once
 //! with a 503 instead of left waiting.
 
 use std::convert::Infallible;
@@ -19,13 +19,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::listen;
 use crate::logging::Throttle;
 
+use super::crowd::{Crowd, Place};
 use super::table::{AdminRequest, AdminResponse, Table, parse_query};
 
 /// What one admin port allows.
@@ -109,7 +110,7 @@ impl AdminServer {
 
     /// Serves until `stop` resolves; requests under way then have a second to end.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send) {
-        let permits = Arc::new(Semaphore::new(self.limits.connections));
+        let crowd = Crowd::new(self.limits.connections);
         let (stopping, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
         let mut stop = pin!(stop);
@@ -132,16 +133,12 @@ impl AdminServer {
                     continue;
                 }
             };
-            match permits.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let connection =
-                        serve_connection(stream, peer, self.table.clone(), self.limits, stopped.clone());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
+            match crowd.admit(peer.ip()) {
+                Some(place) => {
+                    let (table, limits, stopped) = (self.table.clone(), self.limits, stopped.clone());
+                    connections.spawn(serve_connection(stream, (peer, place), table, limits, stopped));
                 }
-                Err(_) => refuse(stream),
+                None => refuse(stream),
             }
         }
         drop(self.listener);
@@ -159,7 +156,7 @@ fn refuse(stream: TcpStream) {
 
 async fn serve_connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, Place),
     table: Arc<Table>,
     limits: Limits,
     mut stopped: watch::Receiver<()>,
@@ -167,9 +164,15 @@ async fn serve_connection(
     // Held while a patient row is asked.
     let patience = Arc::new(Mutex::new(()));
     let held = patience.clone();
+    let place = Arc::new(place);
+    let asked = place.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (table, patience) = (table.clone(), patience.clone());
-        async move { Ok::<_, Infallible>(answer(request, peer, &table, limits, &patience).await) }
+        let (table, patience, asked) = (table.clone(), patience.clone(), asked.clone());
+        async move {
+            let answer = answer(request, (peer, &asked), &table, limits, &patience).await;
+            asked.is_asked(false);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -179,6 +182,7 @@ async fn serve_connection(
     let mut connection = pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return log_end(peer, ended),
+        () = place.lost() => return,
         // The sender is never used, only dropped: that is the signal.
         _ = stopped.changed() => connection.as_mut().graceful_shutdown(),
         () = tokio::time::sleep(limits.connection_age) => {
@@ -203,7 +207,7 @@ fn log_end(peer: SocketAddr, ended: hyper::Result<()>) {
 
 async fn answer(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, &Place),
     table: &Table,
     limits: Limits,
     patience: &Mutex<()>,
@@ -211,6 +215,7 @@ async fn answer(
     let (head, body) = request.into_parts();
     let response = match read_body(body, limits).await {
         Ok(body) => {
+            place.is_asked(true);
             let request = AdminRequest {
                 method: head.method,
                 path: head.uri.path().to_owned(),

@@ -243,8 +243,20 @@ async fn large_body_is_refused_with_the_limit() {
 
 #[tokio::test]
 async fn connection_beyond_the_limit_is_refused_at_once_and_a_freed_place_is_taken() {
-    let server = Server::start(table(), Limits { connections: 2, ..Limits::default() }).await;
-    let held = [server.connect().await, server.connect().await];
+    let (begun, mut begins) = tokio::sync::mpsc::channel(2);
+    let hangs = Row::new("/held", &["GET"], "hangs", move |_| {
+        let begun = begun.clone();
+        async move {
+            begun.send(()).await.unwrap();
+            std::future::pending().await
+        }
+    });
+    let server = Server::start(table().with(hangs), Limits { connections: 2, ..Limits::default() }).await;
+    let mut held = [server.connect().await, server.connect().await];
+    for held in &mut held {
+        held.write_all(b"GET /held HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        begins.recv().await.unwrap();
+    }
     let refused = server.raw(b"").await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.ends_with("try again later\n"), "{refused}");
     let (head, body) = refused.split_once("\r\n\r\n").unwrap();

@@ -202,17 +202,20 @@ pub const ROWS: &[Row] = &[
     ),
     (
         "connections of a port of pages",
-        &[(
-            "telemetry/src/admin/server.rs",
-            &[
-                "connections: {}, body: …, header_timeout: Duration::",
-                "header_timeout: {}, body_timeout: Duration::",
-                "connections: …, body: {}, header_timeout: Duration::",
-                "body_timeout: {}, handler_timeout: Duration::",
-                "handler_timeout: {}, connection_age: Duration::",
-                ", connection_age: {}, }",
-            ],
-        )],
+        &[
+            ("telemetry/src/admin/server.rs", &["connections: {}, body: …, header_timeout: Duration::"]),
+            ("telemetry/src/admin/crowd.rs", &["(self.most / {}).max(1)"]),
+            (
+                "telemetry/src/admin/server.rs",
+                &[
+                    "header_timeout: {}, body_timeout: Duration::",
+                    "connections: …, body: {}, header_timeout: Duration::",
+                    "body_timeout: {}, handler_timeout: Duration::",
+                    "handler_timeout: {}, connection_age: Duration::",
+                    ", connection_age: {}, }",
+                ],
+            ),
+        ],
     ),
     ("subscriptions, DNS", &[]),
     // The control plane.
