@@ -18,7 +18,7 @@ pub(crate) fn table(
 ) -> Table {
     let page = |path: &'static str, help: &'static str, show: fn(&Shared) -> Value| {
         let shared = shared.clone();
-        Row::get(path, help, move |_| AdminResponse::json(&show(&shared)))
+        Row::get(path, help, move |_| AdminResponse::json(&show(&shared))).local()
     };
     let mut table = Table::new("Outrigger control plane")
         .known_as(&shared.settings.names_of_pages(), PAGE_NAMES)

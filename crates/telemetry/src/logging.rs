@@ -76,7 +76,12 @@ impl LogControl {
     pub fn set(&self, directives: &str) -> Result<(), LogError> {
         let filter = parse(directives)?;
         let handle = self.handle.as_ref().ok_or(LogError::NotOurs)?;
-        handle.reload(filter).map_err(|_| LogError::NotOurs)
+        let (before, after) = (self.current(), filter.to_string());
+        // On either side: one of the two filters may hide it.
+        tracing::error!(before, after, "the log filter is being changed");
+        let changed = handle.reload(filter).map_err(|_| LogError::NotOurs);
+        tracing::error!(before, after, "the log filter was changed");
+        changed
     }
 
     /// The filter in force, in the notation that [`LogControl::set`] takes.

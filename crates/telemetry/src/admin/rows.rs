@@ -46,6 +46,7 @@ pub fn logging(control: LogControl) -> Row {
         };
         std::future::ready(response)
     })
+    .local()
 }
 
 /// `/quitquitquit`: POST begins the drain, after which the process ends.
@@ -54,4 +55,5 @@ pub fn quit(drain: Drain) -> Row {
         let text = if drain.begin() { "draining, then exiting\n" } else { "already draining\n" };
         std::future::ready(AdminResponse::text(text))
     })
+    .local()
 }

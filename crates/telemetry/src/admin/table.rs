@@ -113,6 +113,8 @@ pub struct Row {
     pub help: Cow<'static, str>,
     /// Answers whatever name it is asked by, and for whatever page.
     open: bool,
+    /// Answers who asks from this host alone.
+    local: bool,
     /// Its handler knows itself how long it may take.
     patient: bool,
     handler: Handler,
@@ -131,7 +133,15 @@ impl Row {
         Fut: Future<Output = AdminResponse> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        Self { path: path.into(), methods, help: help.into(), open: false, patient: false, handler }
+        Self {
+            path: path.into(),
+            methods,
+            help: help.into(),
+            open: false,
+            local: false,
+            patient: false,
+            handler,
+        }
     }
 
     /// The same for everybody: whoever sees the answer learns nothing and changes nothing. Probes and scrapers ask by names
@@ -139,6 +149,14 @@ impl Row {
     #[must_use]
     pub fn open(mut self) -> Self {
         self.open = true;
+        self
+    }
+
+    /// Answers who asks from this host alone: it tells what not everybody should know, or changes something, and the port may be
+    /// open to others for its other rows.
+    #[must_use]
+    pub fn local(mut self) -> Self {
+        self.local = true;
         self
     }
 
@@ -198,7 +216,12 @@ impl Table {
 
     /// Why a request for `target` is not answered, whatever it asks for.
     pub(super) fn refuse(&self, target: &Uri, request: &AdminRequest) -> Option<AdminResponse> {
-        if self.row(request).is_some_and(|row| row.open) {
+        let row = self.row(request);
+        if row.is_some_and(|row| row.local) && !request.peer.ip().to_canonical().is_loopback() {
+            let text = format!("{} answers who asks from this host alone.\n", request.path);
+            return Some(AdminResponse::status(StatusCode::FORBIDDEN, text));
+        }
+        if row.is_some_and(|row| row.open) {
             return None;
         }
         let text = self.site.refuse(target, &request.headers, self.setting)?;

@@ -272,6 +272,36 @@ async fn connection_beyond_the_limit_is_refused_at_once_and_a_freed_place_is_tak
 }
 
 #[tokio::test]
+async fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    let limits = Limits { connections: 4, header_timeout: 10 * SOON, ..Limits::default() };
+    let server = Server::start(table(), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(server.connect().await);
+    }
+    let answer = server.ask("GET", "/echo?q=in", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("in"), "{answer}");
+    assert_eq!(timeout(SOON, rest(&mut silent[0])).await.expect("it had to go"), "");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_local_row_answers_this_host_alone() {
+    let table = Table::new("t")
+        .with(Row::get("/secret", "not for all", |_| AdminResponse::text("told")).open().local())
+        .with(Row::get("/public", "for all", |_| AdminResponse::text("told")).open());
+    let refused = |path: &str, peer: &str| {
+        let asked = AdminRequest { peer: peer.parse().unwrap(), ..request(Method::GET, path) };
+        table.refuse(&path.parse().unwrap(), &asked).map(|answer| answer.status)
+    };
+    assert_eq!(refused("/secret", "192.0.2.1:1"), Some(StatusCode::FORBIDDEN));
+    assert_eq!(refused("/public", "192.0.2.1:1"), None);
+    for here in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+        assert_eq!(refused("/secret", here), None);
+    }
+}
+
+#[tokio::test]
 async fn old_connection_is_closed_between_requests() {
     let limits = Limits { connection_age: Duration::from_millis(50), ..Limits::default() };
     let server = Server::start(table(), limits).await;
