@@ -2,6 +2,7 @@
 //!
 //! The files are read when the cluster is compiled: what cannot be read or used is a refused resource, never plain text.
 
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use outrigger_identity::handover;
@@ -10,6 +11,9 @@ use outrigger_model::cluster::OutsideTls;
 use rustls::ClientConfig;
 
 use crate::protocol::Protocol;
+
+/// Bytes of a file; those of all public roots are a fifth of it.
+const MOST: u64 = 1 << 20;
 
 /// One configuration for each protocol that may be wanted.
 #[derive(Debug, Clone)]
@@ -25,7 +29,7 @@ impl OutsideConfigs {
     /// # Errors
     /// What is wrong with which file.
     pub fn load(tls: &OutsideTls) -> Result<Self, String> {
-        let read = |path: &String| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+        let read = |path: &String| text_of(path).map_err(|error| format!("{path}: {error}"));
         let client = match &tls.client_files {
             Some((chain, key)) => Some((read(chain)?, read(key)?)),
             None => None,
@@ -56,6 +60,46 @@ impl OutsideConfigs {
             Protocol::Http1 => &self.http1,
             Protocol::Http2 => &self.http2,
             Protocol::Tcp => &self.tcp,
+        }
+    }
+}
+
+/// The text of a file that a rule names. Who writes rules must not have us read what has no end, or wait for what never comes.
+fn text_of(path: &str) -> io::Result<String> {
+    // Before it is opened: opening a pipe waits for who writes into it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MOST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST {
+        return Err(io::Error::other(format!("it has more than {MOST} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_a_usual_length_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("fine"), "roots").unwrap();
+        std::fs::write(path("long"), vec![b'a'; MOST as usize + 1]).unwrap();
+        assert_eq!(text_of(&path("fine")).unwrap(), "roots");
+        let pipe = path("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for (path, why) in [
+            ("/dev/zero", "not a file"),
+            ("/proc", "not a file"),
+            (pipe.as_str(), "not a file"),
+            (&path("long"), "more than"),
+            (&path("none"), "No such file"),
+        ] {
+            let error = text_of(path).unwrap_err().to_string();
+            assert!(error.contains(why), "{path}: {error}");
         }
     }
 }

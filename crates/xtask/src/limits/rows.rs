@@ -200,6 +200,7 @@ pub const ROWS: &[Row] = &[
         "health checks of endpoints",
         &[("proxy/src/health.rs", &["MOST_UNDER_WAY"]), ("proxy/src/health/ask.rs", &["MOST"])],
     ),
+    ("a file that a rule names", &[("proxy/src/upstream/outside.rs", &["MOST"])]),
     (
         "connections of a port of pages",
         &[
