@@ -62,6 +62,15 @@ impl Loops {
         }
     }
 
+    /// Whether a rule may lead to this address.
+    ///
+    /// # Errors
+    /// Pages of ours are there, which answer who asks from this host.
+    #[inline]
+    pub fn led(&self, address: SocketAddr) -> Result<(), Failure> {
+        if is_among(&self.pages.read(), address) { Err(a_page(address)) } else { Ok(()) }
+    }
+
     /// Whether our application may be there.
     ///
     /// # Errors
@@ -89,6 +98,12 @@ impl Loops {
 fn ourselves(address: SocketAddr) -> Failure {
     let detail = format!("{address} is this sidecar itself: the connection would come back, for ever");
     Failure::local(Stage::Route, FailureKind::Blocked, detail)
+}
+
+#[cold]
+fn a_page(address: SocketAddr) -> Failure {
+    let detail = format!("{address} are this sidecar's own pages, to which no rule leads");
+    Failure::local(Stage::Connect, FailureKind::Blocked, detail)
 }
 
 /// Whether a connection to `address` reaches one of these.
@@ -140,6 +155,11 @@ mod tests {
         }
         loops.inward("127.0.0.1:15000".parse().unwrap()).expect("pages may be asked for like an application");
         loops.inward("127.0.0.1:15006".parse().unwrap()).unwrap_err();
+        // An endpoint: to call oneself is fine, to ask one's own pages is not.
+        loops.led("127.0.0.1:15006".parse().unwrap()).unwrap();
+        for page in ["127.0.0.1:15000", "0.0.0.0:15000", "[::ffff:127.0.0.1]:15000"] {
+            assert_eq!(loops.led(page.parse().unwrap()).unwrap_err().kind, FailureKind::Blocked, "{page}");
+        }
     }
 
     #[test]

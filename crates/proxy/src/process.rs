@@ -45,7 +45,7 @@ pub struct Process {
     /// How long a connection waits for configuration.
     pub pending_timeout: Duration,
     /// Keeps calls from coming back.
-    pub loops: Loops,
+    pub loops: Arc<Loops>,
     /// Of connections to the application in the client's name.
     pub mark: u32,
     /// By which the sidecar knows itself when it probes interception.

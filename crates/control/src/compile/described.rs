@@ -87,7 +87,9 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
             return;
         }
         // A name among addresses is refused where both are in one object; of a selected workload nothing can be said there.
-        if let Ok(ip) = workload.address.parse::<IpAddr>() {
+        if let Ok(ip) = workload.address.parse::<IpAddr>()
+            && (!is_near(ip) || lens.may_lead_near(namespace))
+        {
             let address = SocketAddr::new(ip, port(&outbound, of, workload));
             put(&mut places, lens, of, namespace, workload, address);
         }
@@ -128,6 +130,15 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
 /// The node that alone is meant.
 fn own_node<'a>(lens: &'a Lens<'_>, of: Of<'_>) -> Option<&'a str> {
     Some(of.intent.preference.own_node).filter(|only| *only).and_then(|_| lens.node())
+}
+
+/// Whether everybody who asks reaches something else there: what listens on its own host, or its cloud's metadata. API servers refuse such
+/// addresses in EndpointSlices.
+fn is_near(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }
 
 /// The subset whose endpoints serve, as with registered instances alone. Who is written down runs.

@@ -339,6 +339,11 @@ impl<'a> Lens<'a> {
         self.world.mtls_ports(instance)
     }
 
+    /// Whether rules of a namespace may lead the client to its own host: its own may, and the mesh's.
+    pub(super) fn may_lead_near(&self, namespace: &str) -> bool {
+        namespace == self.namespace() || self.world.settings.roots().any(|root| root == namespace)
+    }
+
     /// The rate limits of an instance.
     pub(super) fn limits_for(&self, instance: &Instance) -> impl Iterator<Item = &'a LimitsIntent> + use<'a> {
         self.saw(Fact::Limits(instance.namespace.clone()));

@@ -61,6 +61,9 @@ pub async fn connect(
     endpoint: &Arc<EndpointState>,
     (want, permit): (Protocol, Option<ConnectionPermit>),
 ) -> Result<Connected, Failure> {
+    if endpoint.reach == Reach::Network {
+        way.loops.led(endpoint.address).map_err(|failure| failure.because_of(cluster.origin.clone()))?;
+    }
     let config = &cluster.config;
     let until = Instant::now() + config.connect_timeout;
     // Also where there is no limit: one that comes later counts those that are there.

@@ -3,11 +3,13 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use outrigger_identity::{CredentialStore, WorkerTls};
 
 use crate::descriptors::Descriptors;
 use crate::http::wire::Buffers;
+use crate::loops::Loops;
 use crate::memory::Ledger;
 use crate::metrics;
 use crate::process::Process;
@@ -26,6 +28,7 @@ pub struct Way {
     /// Of connections to the application in the client's name.
     pub mark: u32,
     ledger: Ledger,
+    pub loops: Arc<Loops>,
     /// Gives up to so many pooled connections up.
     pub(super) give_up: OnceCell<Box<dyn Fn(usize)>>,
 }
@@ -40,8 +43,9 @@ impl Way {
     ) -> Rc<Self> {
         let credentials = process.credentials.clone();
         let tls = RefCell::new(WorkerTls::new(credentials.clone()));
-        let (descriptors, mark, give_up) = (process.descriptors.clone(), process.mark, OnceCell::new());
-        Rc::new(Self { tls, credentials, metrics, buffers, descriptors, mark, ledger, give_up })
+        let (descriptors, loops) = (process.descriptors.clone(), process.loops.clone());
+        let (mark, give_up) = (process.mark, OnceCell::new());
+        Rc::new(Self { tls, credentials, metrics, buffers, descriptors, mark, ledger, loops, give_up })
     }
 
     /// Connections that rest, on either side, make room for others.

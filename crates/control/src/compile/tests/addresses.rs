@@ -141,6 +141,31 @@ fn an_instance_is_called_in_the_family_that_its_service_has() {
     }
 }
 
+#[test]
+fn what_somebody_else_writes_down_leads_nobody_to_its_own_host() {
+    let entry = |namespace: &str, address: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: near, namespace: {namespace}}}, spec: {{hosts: [near.example], resolution: STATIC, ports: [{{number: 80, protocol: HTTP}}], endpoints: [{{address: '{address}'}}, {{address: 192.0.2.1}}]}}}}"
+        )
+    };
+    for (namespace, address, there) in [
+        ("shop", "127.0.0.1", true),
+        ("bank", "127.0.0.1", false),
+        ("bank", "169.254.169.254", false),
+        ("bank", "::1", false),
+        ("bank", "fe80::1", false),
+        ("bank", "192.0.2.2", true),
+        ("outrigger-system", "127.0.0.1", true),
+    ] {
+        let c = compiled(shop(), &entry(namespace, address));
+        let name = "outbound|80||near.example";
+        let Some(Resource::Endpoints(set)) = get(&c, &web(), ResourceKind::Endpoints, name) else { panic!() };
+        let found: Vec<String> = set.iter().map(|endpoint| endpoint.address.ip().to_string()).collect();
+        assert!(found.contains(&"192.0.2.1".to_owned()), "{found:?}");
+        assert_eq!(found.contains(&address.to_owned()), there, "{namespace} {address}");
+    }
+}
+
 fn destination_of(address: std::net::IpAddr, port: u16) -> String {
     format!("/{}", std::net::SocketAddr::new(address, port))
 }

@@ -150,7 +150,8 @@ async fn a_loop_over_another_is_broken_before_descriptors_are_gone() {
         // Somebody who sends on to where we pass from.
         let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = other.local_addr().unwrap();
-        let mut rig = Rig::new(|process| process.loops = crate::loops::Loops::limited(16));
+        let mut rig =
+            Rig::new(|process| process.loops = std::sync::Arc::new(crate::loops::Loops::limited(16)));
         rig.absent.push(there.to_string());
         rig.apply([]);
         let entry = rig.outbound(&there.to_string());
