@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::keeper::Keeper;
 use crate::registry::Problem;
 use crate::registry::health::Table;
+use crate::world::KeyWish;
 
 mod fetch;
 
@@ -24,12 +25,17 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const MOST: usize = 256;
 /// Asked at once.
 const AT_ONCE: usize = 16;
+/// How long one may be waited for: who never answers holds one of those places.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How problems call it.
 const NAME: &str = "keys";
 
+/// Of those for one namespace.
+const SHARE: usize = AT_ONCE / 4;
+
 /// One place.
 struct Place {
-    timeout: Duration,
+    wish: KeyWish,
     next: Instant,
     pause: Duration,
     asked: bool,
@@ -43,30 +49,37 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
     let mut passed_over = Vec::new();
     let mut asked: JoinSet<(KeySource, Result<String, String>)> = JoinSet::new();
     loop {
-        let mut wanted = keeper.published().world.key_sources();
-        let beyond: Vec<KeySource> = wanted.keys().skip(MOST).cloned().collect();
-        wanted.retain(|source, _| !beyond.contains(source));
+        let published = keeper.published();
+        let (wanted, beyond) =
+            chosen(published.world.key_sources(), |source| published.world.keys(source).is_some());
         let known = places.len();
         places.retain(|source, _| wanted.contains_key(source));
         let mut changed = places.len() < known || beyond != passed_over;
         passed_over = beyond;
-        for (source, timeout) in wanted {
-            let new = || Place { timeout, next: Instant::now(), pause: PAUSE.0, asked: false, problem: None };
-            places.entry(source).or_insert_with(new).timeout = timeout;
+        for (source, wish) in wanted {
+            let new = || Place {
+                wish: wish.clone(),
+                next: Instant::now(),
+                pause: PAUSE.0,
+                asked: false,
+                problem: None,
+            };
+            places.entry(source).or_insert_with(new).wish = wish.clone();
         }
         let now = Instant::now();
-        let due = places.iter_mut().filter(|(_, place)| !place.asked && place.next <= now);
-        for (source, place) in due.take(AT_ONCE.saturating_sub(asked.len())) {
+        for source in due(&places, now) {
+            let Some(place) = places.get_mut(&source) else { continue };
             place.asked = true;
-            let (source, timeout) = (source.clone(), place.timeout);
+            let timeout = place.wish.timeout.clamp(PATIENCE.0, PATIENCE.1);
             asked.spawn(async move {
                 let keys = fetch::keys(&source, timeout).await;
                 (source, keys)
             });
         }
-        let waiting = places.values().filter(|place| !place.asked).map(|place| place.next).min();
-        // Full: the next answer makes room.
-        let waiting = waiting.filter(|_| asked.len() < AT_ONCE).unwrap_or(now + REFRESH);
+        // Who is due and was not asked waits for the next answer, which makes room.
+        let waiting =
+            places.values().filter(|place| !place.asked && place.next > now).map(|place| place.next);
+        let waiting = waiting.min().unwrap_or(now + REFRESH);
         tokio::select! {
             changed = generation.changed() => {
                 if changed.is_err() {
@@ -81,7 +94,7 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
         if changed {
             let why = || {
                 format!(
-                    "not asked: rules name more than {MOST} places, of which this is beyond the first by name"
+                    "not asked: rules name more than {MOST} places, and this is beyond its namespace's share of them"
                 )
             };
             let beyond = passed_over.iter().map(|source| problem(source, why()));
@@ -90,6 +103,50 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
             table.set_key_problems(failing.chain(beyond).collect());
         }
     }
+}
+
+/// Those that are asked at all, and the others: those whose keys are known stay, and what room is left is shared out among namespaces.
+fn chosen(
+    wanted: BTreeMap<KeySource, KeyWish>,
+    knows: impl Fn(&KeySource) -> bool,
+) -> (BTreeMap<KeySource, KeyWish>, Vec<KeySource>) {
+    if wanted.len() <= MOST {
+        return (wanted, Vec::new());
+    }
+    let mut of_namespace: BTreeMap<String, usize> = BTreeMap::new();
+    let mut order: Vec<_> = wanted
+        .into_iter()
+        .map(|(source, wish)| {
+            let known = knows(&source);
+            let before = of_namespace.entry(wish.namespace.clone()).or_default();
+            let turn = if known { 0 } else { *before };
+            *before += usize::from(!known);
+            ((!known, turn), source, wish)
+        })
+        .collect();
+    order.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    let beyond = order.split_off(MOST);
+    let mut beyond: Vec<_> = beyond.into_iter().map(|(_, source, _)| source).collect();
+    beyond.sort_unstable();
+    (order.into_iter().map(|(_, source, wish)| (source, wish)).collect(), beyond)
+}
+
+/// Who is asked next: as many as there is room for, and of one namespace no more than its share.
+fn due(places: &BTreeMap<KeySource, Place>, now: Instant) -> Vec<KeySource> {
+    let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
+    for place in places.values().filter(|place| place.asked) {
+        *busy.entry(&place.wish.namespace).or_default() += 1;
+    }
+    let mut room = AT_ONCE.saturating_sub(busy.values().sum());
+    let mut next = Vec::new();
+    for (source, place) in places.iter().filter(|(_, place)| !place.asked && place.next <= now) {
+        let own = busy.entry(&place.wish.namespace).or_default();
+        if room > 0 && *own < SHARE {
+            (room, *own) = (room - 1, *own + 1);
+            next.push(source.clone());
+        }
+    }
+    next
 }
 
 fn problem(source: &KeySource, message: String) -> Problem {
@@ -131,4 +188,50 @@ async fn take(
     }
     place.problem = problem;
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(namespace: &str) -> KeyWish {
+        KeyWish { timeout: Duration::from_secs(5), namespace: namespace.into() }
+    }
+
+    fn source(name: &str) -> KeySource {
+        KeySource::Url(format!("https://{name}/jwks"))
+    }
+
+    #[test]
+    fn a_namespace_of_many_places_takes_none_from_others() {
+        let many = (0..400).map(|n| (source(&format!("0{n:03}")), wish("greedy")));
+        let (known, new) = (source("z-known"), source("z-new"));
+        let others = [(known.clone(), wish("shop")), (new.clone(), wish("bank"))];
+        let (taken, beyond) = chosen(many.chain(others).collect(), |source| *source == known);
+        assert!(taken.contains_key(&known) && taken.contains_key(&new));
+        assert_eq!((taken.len(), beyond.len()), (MOST, 402 - MOST));
+        assert!(beyond.iter().all(|source| !taken.contains_key(source)));
+    }
+
+    #[test]
+    fn who_never_answers_holds_no_more_than_the_share_of_its_namespace() {
+        let now = Instant::now();
+        let place = |namespace| Place {
+            wish: wish(namespace),
+            next: now,
+            pause: PAUSE.0,
+            asked: false,
+            problem: None,
+        };
+        let mut places: BTreeMap<_, _> =
+            (0..40).map(|n| (source(&format!("0{n:02}")), place("greedy"))).collect();
+        places.insert(source("z"), place("shop"));
+        let first = due(&places, now);
+        assert_eq!(first.len(), SHARE + 1);
+        assert!(first.contains(&source("z")));
+        for source in first {
+            places.get_mut(&source).unwrap().asked = true;
+        }
+        assert_eq!(due(&places, now), []);
+    }
 }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
@@ -26,6 +25,7 @@ use crate::virtual_address::{Given, VirtualAddresses};
 mod addresses;
 mod attached;
 mod change;
+mod keys;
 mod rules;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -34,6 +34,7 @@ mod sidecars;
 use addresses::Addresses;
 pub use addresses::Contested;
 pub use change::{Change, Fact, Wide};
+pub use keys::KeyWish;
 use rules::Rules;
 
 /// Mesh-wide settings that shape compilation.
@@ -462,22 +463,6 @@ impl World {
     fn scopes<'w>(&'w self, instance: &'w Instance) -> impl Iterator<Item = &'w str> {
         let roots = self.settings.roots().filter(|root| **root != *instance.namespace);
         std::iter::once(instance.namespace.as_str()).chain(roots)
-    }
-
-    /// The keys at a place, if they are known.
-    pub fn keys(&self, source: &KeySource) -> Option<&Arc<str>> {
-        self.keys.get(source)
-    }
-
-    /// All keys that are known.
-    pub(crate) fn all_keys(&self) -> impl Iterator<Item = (&KeySource, &Arc<str>)> {
-        self.keys.iter()
-    }
-
-    /// Where rules want keys fetched, and how long that may take.
-    pub fn key_sources(&self) -> BTreeMap<KeySource, Duration> {
-        let issuers = self.rules.tokens.all.iter().flat_map(|intent| &intent.rules);
-        issuers.filter_map(|issuer| Some((issuer.keys.clone()?, issuer.timeout))).collect()
     }
 }
 

@@ -223,9 +223,13 @@ pub const ROWS: &[Row] = &[
     (
         "keys that are fetched",
         &[
-            ("control/src/keys.rs", &["MOST", "AT_ONCE"]),
+            ("control/src/keys.rs", &["MOST", "AT_ONCE", "SHARE"]),
             ("control/src/keys/fetch.rs", &["MOST_BYTES"]),
             ("rules/src/dialect/request_authentication.rs", &["TIMEOUT"]),
+            (
+                "control/src/keys.rs",
+                &["PATIENCE: (Duration, Duration) = ({}, …);", "PATIENCE: (Duration, Duration) = (…, {});"],
+            ),
         ],
     ),
     (
