@@ -3,6 +3,7 @@
 use outrigger_identity::csr::service::{Caller, CallerPolicy, Denied};
 use outrigger_model::identity::SpiffeId;
 
+use crate::keeper::Keeper;
 use crate::service_accounts::{self, Refused, ServiceAccounts};
 use crate::tokens::Tokens;
 
@@ -10,6 +11,20 @@ use crate::tokens::Tokens;
 pub(crate) struct Proofs {
     pub(crate) tokens: Tokens,
     pub(crate) cluster: Option<ServiceAccounts>,
+    /// Knows who runs.
+    pub(crate) keeper: Keeper,
+}
+
+/// Whether an instance runs as this, a Pod or another.
+fn runs(keeper: &Keeper, identity: &SpiffeId) -> bool {
+    let of = identity.namespace().zip(identity.service_account());
+    let published = keeper.published();
+    of.is_some_and(|(namespace, account)| {
+        let mut all = published.world.instances();
+        let mut written = published.world.workloads(namespace).iter();
+        all.any(|instance| instance.namespace == namespace && instance.service_account == account)
+            || written.any(|entry| entry.workload.service_account == account)
+    })
 }
 
 #[tonic::async_trait]
@@ -39,6 +54,13 @@ impl CallerPolicy for Proofs {
     }
 
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
-        self.tokens.renew(identity)
+        self.tokens.renew(identity)?;
+        if self.cluster.is_some() && !runs(&self.keeper, identity) {
+            // A key that somebody has taken ends with the workloads that it was made for.
+            return Err(Denied::new(format!(
+                "nobody is known who runs as {identity}, and no token was shown that is good for it"
+            )));
+        }
+        Ok(())
     }
 }

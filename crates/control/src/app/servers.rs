@@ -119,8 +119,8 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         &settings.trust_domain,
     );
     let cluster = accounts(&parts, tasks);
-    let policy =
-        Noting { policy: Proofs { tokens: parts.tokens.clone(), cluster }, rejections: rejections.clone() };
+    let proofs = Proofs { tokens: parts.tokens.clone(), cluster, keeper: parts.keeper.clone() };
+    let policy = Noting { policy: proofs, rejections: rejections.clone() };
     let csr = CertificateService::new(parts.authority.clone(), Arc::new(policy)).into_server();
     let mut addresses = Addresses {
         xds: xds.local_addr()?,
