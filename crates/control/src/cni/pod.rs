@@ -39,17 +39,38 @@ pub(super) fn verdict(pod: &Pod) -> Result<Verdict, String> {
 }
 
 /// With these there are words and no rules.
-const NO_RULES: [&str; 5] = ["--dry-run", "--help", "-h", "--version", "-V"];
+const NO_RULES: [&str; 3] = ["--dry-run", "--help", "--version"];
+/// Bytes of all words: whoever may make a Pod writes them. What the program says of them fits a pipe that is read when it has ended.
+const MOST: usize = 16 << 10;
+/// Bytes that an error shows of them.
+const SHOWN: usize = 200;
 
 fn options(container: &Container) -> Result<Vec<String>, String> {
     let words: Vec<&str> = container.args.iter().flatten().map(String::as_str).collect();
+    let length: usize = words.iter().map(|word| word.len() + 1).sum();
     match words.as_slice() {
-        ["intercept", "check", options @ ..] if !options.iter().any(|word| NO_RULES.contains(word)) => {
+        ["intercept", "check", options @ ..]
+            if length <= MOST && options.iter().all(|word| is_meant(word)) =>
+        {
             Ok(options.iter().map(|word| (*word).to_owned()).collect())
         }
-        _ => Err(format!(
-            "container {VALIDATION} is to say `intercept check` and the options of the rules, not {words:?}"
-        )),
+        _ => {
+            let said = words.join(" ");
+            let shown = &said[..said.floor_char_boundary(SHOWN)];
+            Err(format!(
+                "container {VALIDATION} is to say `intercept check` and the options of the rules, not {shown:?} ({length} bytes)"
+            ))
+        }
+    }
+}
+
+/// An option of the rules, or its value: names, numbers, addresses.
+fn is_meant(word: &str) -> bool {
+    let plain =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".,:/_=*-".contains(&byte));
+    match word.strip_prefix("--") {
+        Some(option) => !NO_RULES.contains(&word) && plain(option),
+        None => !word.starts_with('-') && plain(word),
     }
 }
 
@@ -91,10 +112,14 @@ mod tests {
 
     #[test]
     fn a_check_of_which_no_rules_can_be_made_is_an_error() {
-        for args in [&[][..], &["intercept"], &["wait"], &["intercept", "check", "--dry-run"]] {
+        let (long, strange) = (format!("--uid={}", "1".repeat(20_000)), "--uid=1;x");
+        let said = |word| ["intercept", "check", word];
+        let of_words = [said("--dry-run"), said("-hV"), said("-h"), said(strange), said(&long)];
+        let others = [&[][..], &["intercept"], &["wait"]];
+        for args in others.into_iter().chain(of_words.iter().map(|words| words.as_slice())) {
             let error =
                 of(json!({"initContainers": [init(args), {"name": SIDECAR}], "containers": []})).unwrap_err();
-            assert!(error.contains("intercept check"), "{error}");
+            assert!(error.contains("intercept check") && error.len() < 500, "{error}");
         }
     }
 }
