@@ -24,6 +24,7 @@ pub mod load_report;
 pub mod map;
 pub mod measure;
 pub mod mirror;
+pub mod redact;
 pub mod request;
 pub mod respond;
 pub mod retry;

@@ -15,6 +15,7 @@ use outrigger_telemetry::trace::{
 };
 
 use super::head::RequestHead;
+use super::redact;
 use crate::downstream::ConnInfo;
 use crate::failure::Failure;
 use crate::metrics::Local;
@@ -108,7 +109,7 @@ impl Recording {
         span.set_text("url.path", path);
         span.set_text("url.scheme", head.scheme());
         if !query.is_empty() {
-            span.set_text("url.query", query);
+            span.set_text("url.query", &redact::query(query));
         }
         span.set("client.address", conn.source.ip().to_string());
         span.set_text("server.address", head.authority());
@@ -134,7 +135,10 @@ impl Recording {
         if let Some(port) = named.or(port) {
             span.set("server.port", port);
         }
-        span.set("url.full", format!("{}://{}{}", head.scheme(), head.authority(), head.path()));
+        span.set(
+            "url.full",
+            format!("{}://{}{}", head.scheme(), head.authority(), redact::path(head.path())),
+        );
         span
     }
 

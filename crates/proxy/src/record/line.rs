@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::StreamRecord;
 use crate::access_log::Format;
 use crate::http::head::RequestHead;
+use crate::http::redact;
 use crate::http::respond::ORIGINAL_PATH;
 
 /// Names of the JSON fields, in the order of the text format.
@@ -162,7 +163,9 @@ fn text_field(record: &StreamRecord, request: Option<&RequestHead>, at: usize, o
         23 => record.route.as_deref().map(Into::into),
         _ => None,
     };
-    out.push_str(text.as_deref().unwrap_or_default());
+    let text = text.as_deref().unwrap_or_default();
+    // The path has the query.
+    if at == 2 { out.push_str(&redact::path(text)) } else { out.push_str(text) }
 }
 
 /// RFC 3339 in UTC with milliseconds, as Envoy writes it.

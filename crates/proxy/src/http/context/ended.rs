@@ -6,6 +6,7 @@ use outrigger_model::listener::Direction;
 use tokio::time::Instant;
 
 use super::RequestCtx;
+use crate::http::redact;
 use crate::http::respond::ORIGINAL_PATH;
 use crate::recent::Ended;
 use crate::record::StreamRecord;
@@ -39,7 +40,7 @@ pub(super) fn of(ctx: &RequestCtx<'_>) -> Ended {
         peer: record.conn.peer.as_ref().map(ToString::to_string),
         method: cut(head.method()),
         authority: cut(head.authority()),
-        path: cut(&path),
+        path: cut(&redact::path(&path)),
         generation: view.generation(),
         routes: routes.name().to_owned(),
         route: route.map(|route| route.name.clone()),
