@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::registry::api::Caller;
 use crate::registry::claim::Reach;
 use crate::registry::health::Table;
-use crate::rejections::Rejections;
+use crate::rejections::{MANAGEMENT, Rejections};
 use crate::replicas::Replicas;
 use crate::settings::Settings;
 use crate::status::Board;
@@ -221,7 +221,11 @@ async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) 
             next.run(request).await
         }
         Err(problem) => {
-            api.shared.rejections.note("management", "the management API", &problem.body.error);
+            let from = match &channel {
+                Some(Channel::Tls { remote, .. }) => remote.ip().to_string(),
+                _ => "the management API".to_owned(),
+            };
+            api.shared.rejections.note(MANAGEMENT, &from, &problem.body.error);
             problem.into_response()
         }
     }

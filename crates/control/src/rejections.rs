@@ -27,6 +27,9 @@ const CERTIFICATE: &str = "certificate";
 /// What is where somebody asks for a certificate and shows nothing that was given to anybody.
 const GUESS: &str = "unknown token";
 
+/// What is where somebody calls the management API with nothing that lets them in.
+pub(crate) const MANAGEMENT: &str = "management";
+
 /// Who was turned away; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Rejections {
@@ -80,7 +83,8 @@ pub struct Rejection {
     pub count: u64,
     /// Seconds since the last time.
     pub age_seconds: u64,
-    /// A certificate or an unknown token was at fault, and no registered instance has this address: anybody can cause that.
+    /// A certificate or an unknown token was at fault, or the management API was called with neither, and no registered instance has
+    /// this address: anybody can cause that.
     #[serde(default)]
     pub stranger: bool,
 }
@@ -145,7 +149,8 @@ impl Rejections {
             reason: seen.reason.clone(),
             count: seen.count,
             age_seconds: now.duration_since(seen.last).as_secs(),
-            stranger: matches!(seen.what, CERTIFICATE | GUESS) && !seen.from.parse().is_ok_and(&knows),
+            stranger: matches!(seen.what, CERTIFICATE | GUESS | MANAGEMENT)
+                && !seen.from.parse().is_ok_and(&knows),
         });
         shown.collect()
     }
@@ -263,11 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_at_fault_is_a_stranger_s_where_nobody_is_registered() {
+    fn what_anybody_can_cause_is_a_strangers_where_nobody_is_registered() {
         let rejections = Rejections::default();
         rejections.note(CERTIFICATE, "10.0.0.1", "it refuses our certificate");
-        let stranger = |known: &str| rejections.list(|ip| ip.to_string() == known)[0].stranger;
-        assert_eq!((stranger("10.0.0.1"), stranger("10.0.0.2")), (false, true));
+        rejections.note(MANAGEMENT, "10.0.0.1", "the token is unknown");
+        let strangers = |known: &str| {
+            let list = rejections.list(|ip| ip.to_string() == known);
+            list.iter().map(|one| one.stranger).collect::<Vec<_>>()
+        };
+        assert_eq!((strangers("10.0.0.1"), strangers("10.0.0.2")), (vec![false; 2], vec![true; 2]));
     }
 
     #[test]

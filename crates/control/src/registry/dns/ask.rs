@@ -175,7 +175,10 @@ impl Resolver {
 }
 
 async fn ask_at(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, String> {
-    let mut question = Message::new(fastrand::u16(..), MessageType::Query, OpCode::Query);
+    // Who cannot see the question must not know it.
+    let mut id = [0; 2];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| "there is no randomness".to_owned())?;
+    let mut question = Message::new(u16::from_ne_bytes(id), MessageType::Query, OpCode::Query);
     question.metadata.recursion_desired = true;
     question.add_query(Query::query(name.clone(), kind));
     let mut edns = Edns::new();
