@@ -18,7 +18,7 @@ use outrigger_model::listener::{ChainInput, HttpConnection, Listener, RouteSourc
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::table::{CompiledRoute, Explanation as Found, Mismatch, RouteTable};
-use outrigger_model::route::{FaultStatus, RouteAction, RouteConfig, WeightedCluster};
+use outrigger_model::route::{RouteAction, RouteConfig, WeightedCluster};
 use outrigger_xds::ClientKind;
 
 use crate::compile::scope::{REGEX_LIMIT, Scope};
@@ -387,10 +387,7 @@ impl Work<'_> {
             return self.outcome("answered", Some(403), origin, &why);
         }
         if let Some(abort) = route.config.fault.as_ref().and_then(|fault| fault.abort.as_ref()) {
-            let status = match abort.status {
-                FaultStatus::Http(status) => status,
-                FaultStatus::Grpc(_) => 200,
-            };
+            let status = abort.status.answered(request.is_grpc());
             if abort.percentage > 0.0 {
                 let why = format!("injected in {}% of the requests", abort.percentage);
                 self.outcome("answered", Some(status), origin.clone(), &why);
@@ -409,10 +406,10 @@ impl Work<'_> {
             }
             RouteAction::Redirect(redirect) => {
                 let why = format!("to {}", route.location(redirect, request));
-                self.outcome("answered", Some(redirect.status()), origin, &why);
+                self.outcome("answered", Some(request.answered(redirect.status())), origin, &why);
             }
             RouteAction::Direct { status, .. } => {
-                self.outcome("answered", Some(*status), origin, "the route's own response");
+                self.outcome("answered", Some(request.answered(*status)), origin, "the route's own response");
             }
         }
     }

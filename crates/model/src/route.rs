@@ -378,3 +378,14 @@ pub enum FaultStatus {
     /// gRPC status code.
     Grpc(u32),
 }
+
+impl FaultStatus {
+    /// The status of HTTP with which a request is answered, which is a call of gRPC's or is not.
+    pub fn answered(self, is_grpc: bool) -> u16 {
+        match self {
+            _ if is_grpc => 200,
+            Self::Http(status) => status,
+            Self::Grpc(status) => crate::grpc::http_of_grpc(status),
+        }
+    }
+}

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
+use outrigger_model::names;
 use outrigger_telemetry::admin::{AdminResponse, Row};
 use serde::Deserialize;
 use socket2::SockRef;
@@ -19,7 +20,6 @@ use tokio::time::timeout;
 
 use crate::bootstrap::time::some_duration;
 use crate::http::grpc;
-use crate::http::h1::names;
 use crate::intercept::APP_PRIORITY;
 
 /// Of whom the bootstrap says nothing. Who asks gives up earlier.
@@ -228,7 +228,8 @@ async fn http(
     request = request.header(header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
     // Applications tell probes from visitors by User-Agent, and probes may be written with headers of their own.
     // Who asks is a stranger, whom no policy has seen: what only sidecars may say he does not say either.
-    let is_his = |name: &HeaderName| !OUR_OWN.contains(name) && !names::is_ours(name.as_str().as_bytes());
+    let is_his =
+        |name: &HeaderName| !OUR_OWN.contains(name) && !names::is_of_the_mesh(name.as_str().as_bytes());
     for (name, value) in asked.iter().filter(|(name, _)| is_his(name)) {
         request = request.header(name, value);
     }
@@ -361,6 +362,7 @@ mod tests {
         });
         let asked = [
             ("x-probe", "yes"),
+            ("x-forwarded-proto", "https"),
             ("user-agent", "kube-probe/1.33"),
             ("connection", "x"),
             ("host", "10.1.0.7:15021"),
@@ -382,6 +384,7 @@ mod tests {
             "{head}"
         );
         assert!(!head.contains("connection: x"), "{head}");
+        assert!(head.contains("x-forwarded-proto: https\r\n"), "or it is sent to where that is so: {head}");
         assert!(!head.contains("spiffe"), "a stranger says what only sidecars may: {head}");
     }
 

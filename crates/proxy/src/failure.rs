@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use outrigger_model::grpc::grpc_of_http;
 use outrigger_model::resource::Origin;
 use outrigger_model::route::FaultStatus;
 
@@ -239,9 +240,8 @@ impl FailureKind {
             | Self::StreamDuration(status)
             | Self::SessionLost(status)
             | Self::ConcurrencyLimit { status, .. }
-            | Self::IdleTimeout(status)
-            | Self::FaultAbort(FaultStatus::Http(status)) => *status,
-            Self::FaultAbort(FaultStatus::Grpc(status)) => http_of_grpc(*status),
+            | Self::IdleTimeout(status) => *status,
+            Self::FaultAbort(status) => status.answered(false),
             Self::RateLimited { .. } => 429,
             Self::DownstreamProtocol => 400,
             Self::RequestTimeout => 408,
@@ -322,24 +322,6 @@ impl FailureKind {
     }
 }
 
-/// The HTTP status that stands for a gRPC status (as Envoy maps it): of an injected one, for requests that are not gRPC.
-pub fn http_of_grpc(status: u32) -> u16 {
-    match status {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
-
 impl Side {
     /// In one word.
     pub fn name(self) -> &'static str {
@@ -384,19 +366,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// As gRPC's documentation maps a status without `grpc-status`.
-pub fn grpc_of_http(status: u16) -> u32 {
-    match status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        499 => 1,
-        _ => 2,
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 use outrigger_model::request::RequestView;
 use outrigger_model::route::HeaderEdits;
 use outrigger_model::route::edits::Write;
+use outrigger_model::{grpc, names};
 
 use super::body::ExplainRequest;
 
@@ -162,17 +163,19 @@ impl Asked {
         }
     }
 
-    /// Without what only looks like a name that sidecars set: an underscore in the place of a hyphen.
+    /// Without what only looks like a name that sidecars set.
     fn tidy(&mut self) {
-        let ours = ["x-forwarded-", "x-envoy-", "x-outrigger-", "x-request-id"];
-        self.headers.retain(|(name, _)| {
-            !name.contains('_') || !ours.iter().any(|ours| name.replace('_', "-").starts_with(ours))
-        });
+        self.headers.retain(|(name, _)| !names::is_lookalike_of_ours(name.as_bytes()));
     }
 
     /// Which goes over HTTP/2 only.
     pub(super) fn is_grpc(&self) -> bool {
-        self.first("content-type").is_some_and(|kind| kind.starts_with("application/grpc"))
+        self.first("content-type").is_some_and(|kind| grpc::is_grpc(kind.as_bytes()))
+    }
+
+    /// The status of an answer that a sidecar gives itself: to a call of gRPC's it stands in `grpc-status`.
+    pub(super) fn answered(&self, status: u16) -> u16 {
+        if self.is_grpc() { 200 } else { status }
     }
 
     pub(super) fn first(&self, name: &str) -> Option<&str> {

@@ -242,6 +242,15 @@ fn faults_and_weights_leave_several_outcomes() {
 }
 
 #[test]
+fn a_fault_of_grpc_is_told_in_the_words_of_who_asks() {
+    let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\nspec:\n  hosts: [catalog]\n  \
+                 http:\n  - fault: {abort: {grpcStatus: NOT_FOUND, percentage: {value: 100}}}\n    route: [{destination: {host: catalog}}]\n";
+    let status = |request: &str| ask(rules, "web", request).outcomes[0].status;
+    assert_eq!(status("GET http://catalog:8080/"), Some(404));
+    assert_eq!(status("POST http://catalog:8080/ -H content-type: application/grpc+proto"), Some(200));
+}
+
+#[test]
 fn a_service_of_a_cluster_is_asked_by_its_own_port_and_its_pods_ask_by_its_name() {
     let service = "{apiVersion: v1, kind: Service, metadata: {name: shelf, namespace: shop}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80, name: http, targetPort: 8080}]}}";
     let mut pod = sample("shelf-7d9-x", "shelf-app", "v1", "127.0.0.30", 8080, Protocol::Http);

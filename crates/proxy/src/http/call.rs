@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::BytesMut;
+use outrigger_model::grpc;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 
@@ -17,7 +18,6 @@ use super::attempt::lease::{Leases, outcome_of, status_of};
 use super::attempt::live::{Live, Outgoing};
 use super::body::{Body, Frame};
 use super::breakage;
-use super::grpc;
 use super::head::ResponseHead;
 use super::respond::{ERROR_HEADER, says_no_room, says_not_reached};
 use super::upgrade::Upgrade;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use outrigger_model::grpc;
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 use super::body::{Body, Room};
 use super::conn::{HttpConn, RequestConfig};
 use super::filter::{Input, ResponseEdit};
-use super::grpc;
 use super::h1::Framing;
 use super::head::{RequestHead, Trailers};
 use super::mirror::copies::Copies;

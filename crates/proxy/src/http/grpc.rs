@@ -8,12 +8,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::h1::{EditError, H1Request};
 use super::head::RequestHead;
 
-/// Whether a content type is gRPC's: `application/grpc`, or with a codec such as `+proto`; gRPC-Web is another protocol.
-pub fn is_grpc(content_type: &[u8]) -> bool {
-    let rest = content_type.strip_prefix(b"application/grpc");
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
 /// The head of a call of one message, for an answer in that time.
 ///
 /// # Errors
@@ -118,15 +112,5 @@ mod tests {
             [&[][..], &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 2, 8, 1]].map(serving),
             [None, Some(false), Some(true)]
         );
-    }
-
-    #[test]
-    fn only_grpc_is_grpc() {
-        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
-            assert!(is_grpc(yes.as_bytes()), "{yes}");
-        }
-        for no in ["application/grpc-web", "application/grpc-web-text+proto", "application/json", ""] {
-            assert!(!is_grpc(no.as_bytes()), "{no}");
-        }
     }
 }

@@ -2,8 +2,9 @@
 //! look costs more than finding it.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, ValueIter};
+use outrigger_model::names;
 
-use super::h1::{EditError, Known, names};
+use super::h1::{EditError, Known};
 
 macro_rules! known_names {
     ($($known:ident $text:literal),* $(,)?) => {

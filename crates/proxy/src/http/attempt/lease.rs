@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use outrigger_model::cluster::UpstreamProtocol;
+use outrigger_model::grpc::http_of_grpc;
 use tokio::time::Instant;
 
-use crate::failure::{Failure, FailureKind, Retry, Side, Stage, http_of_grpc};
+use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::copy::parse_status;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::protocol::Protocol;

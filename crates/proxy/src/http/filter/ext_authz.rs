@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_model::ext_authz::{self as model, AuthzBody, AuthzService, Edit, How, HttpAuthz};
+use outrigger_model::grpc::grpc_of_http;
 use outrigger_model::matcher::{Matcher, StringMatch};
 use outrigger_model::policy::decide::{Decision, PolicySet};
 use outrigger_model::policy::{Rbac, RbacAction};
@@ -14,7 +15,7 @@ use outrigger_model::resource::{Flaw, Origin, Under};
 use outrigger_xds::authz::{self, Check, Verdict};
 
 use super::Input;
-use crate::failure::{Failure, FailureKind, Stage, grpc_of_http};
+use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::call::message::{Answer, Call};
 use crate::http::grpc;
 use crate::http::h1::{EditError, Framing, H1Request, H1Response};

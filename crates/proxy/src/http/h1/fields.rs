@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 
 use bytes::BytesMut;
+use outrigger_model::names;
 
 use super::known::{self, Known};
-use super::names;
 
 /// One header line. `name_len == 0` marks the line as removed: no line has an empty name.
 #[derive(Debug, Clone, Copy)]

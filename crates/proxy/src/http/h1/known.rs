@@ -1,6 +1,6 @@
 //! Field names that the proxy itself looks at, recognised once while parsing, so that a look-up costs one bit test.
 
-use super::names;
+use outrigger_model::names;
 
 /// A recognised field name, or `Other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

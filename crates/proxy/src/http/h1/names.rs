@@ -1,5 +1,6 @@
-//! Names that mean more than they say: methods in the wrong case, headers that only sidecars may set and what looks like
-//! them, and fields that have no place in trailers.
+//! Names that mean more than they say: methods in the wrong case, and fields that have no place in trailers.
+
+use outrigger_model::names::{are_alike, is_ours};
 
 /// Methods that servers know (IANA's registry, and PURGE).
 const METHODS: &[&str] = &[
@@ -55,39 +56,6 @@ pub(crate) fn is_method_variant(method: &[u8]) -> bool {
 #[cold]
 fn is_known_method(method: &[u8]) -> bool {
     METHODS.iter().any(|known| method.eq_ignore_ascii_case(known.as_bytes()))
-}
-
-/// What the names that only sidecars may set begin with.
-const OURS: [&[u8]; 3] = [b"x-outrigger-", b"x-envoy-", b"x-forwarded-"];
-
-/// Whatever makes variables of names (CGI, WSGI, Rack, PHP) knows letters and digits, and makes the same of all the rest.
-fn folded(byte: u8) -> u8 {
-    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
-}
-
-fn begins_like(name: &[u8], with: &[u8]) -> bool {
-    name.len() >= with.len() && name.iter().zip(with).all(|(byte, wanted)| folded(*byte) == folded(*wanted))
-}
-
-/// Whether two names are the same to an application that makes variables of them.
-pub(crate) fn are_alike(name: &[u8], other: &[u8]) -> bool {
-    name.len() == other.len() && begins_like(name, other)
-}
-
-/// Whether it is alike, but another name.
-pub(crate) fn is_lookalike_of(name: &[u8], other: &[u8]) -> bool {
-    are_alike(name, other) && !name.eq_ignore_ascii_case(other)
-}
-
-/// Whether only sidecars may set it, or what looks like it.
-pub(crate) fn is_ours(name: &[u8]) -> bool {
-    OURS.iter().any(|with| begins_like(name, with)) || are_alike(name, b"x-request-id")
-}
-
-/// `X_Forwarded.Client_Cert` is X-Forwarded-Client-Cert to an application that makes variables of names.
-pub(crate) fn is_lookalike_of_ours(name: &[u8]) -> bool {
-    let odd = |byte: &u8| !(byte.is_ascii_alphanumeric() || *byte == b'-');
-    name.iter().any(odd) && is_ours(name)
 }
 
 /// RFC 9110, section 6.5.1: fields for framing, routing, authentication or content handling mean nothing in trailers, and
@@ -146,39 +114,6 @@ mod tests {
         }
         for method in ["GET", "POST", "M-SEARCH", "foo", "Custom"] {
             assert!(!is_method_variant(method.as_bytes()), "{method}");
-        }
-    }
-
-    #[test]
-    fn nothing_that_a_name_may_have_hides_ours() {
-        let underscores =
-            ["X_Forwarded_Client_Cert", "x-forwarded_for", "X_OUTRIGGER-PEER", "x_envoy_a", "X_Request_Id"];
-        let others = ["X.Forwarded.Client.Cert", "x-forwarded!for", "x~envoy-a", "X-Request.Id"];
-        for name in underscores.into_iter().chain(others) {
-            assert!(is_lookalike_of_ours(name.as_bytes()), "{name}");
-        }
-        for punctuation in "!#$%&'*+.^_`|~".chars() {
-            let name = format!("x{punctuation}outrigger-peer");
-            assert!(is_lookalike_of_ours(name.as_bytes()), "{name}");
-        }
-        for name in
-            ["x-forwarded-client-cert", "x_custom_header", "my_x_envoy_a", "x_forwarded", "_x-envoy-a"]
-        {
-            assert!(!is_lookalike_of_ours(name.as_bytes()), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_lookalike_is_another_name_that_becomes_the_same_variable() {
-        for (name, own) in
-            [("X_User-Id", "x-user-id"), ("x.user.id", "x-user-id"), ("X-User-Id", "x_user_id")]
-        {
-            assert!(is_lookalike_of(name.as_bytes(), own.as_bytes()), "{name}");
-        }
-        for (name, own) in
-            [("X-User-Id", "x-user-id"), ("x_user_idx", "x-user-id"), ("xuser_id", "x-user-id")]
-        {
-            assert!(!is_lookalike_of(name.as_bytes(), own.as_bytes()), "{name}");
         }
     }
 
