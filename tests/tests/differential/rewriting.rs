@@ -222,6 +222,7 @@ fn redirects() -> Vec<Group> {
             "POST /a\n\nx",
             "GET /a\nHost: NAME.test:8080",
             "GET /a\nx-forwarded-proto: https",
+            "POST /a\ncontent-type: application/grpc\n\nx",
         ];
         Group::new(name, routes).ask(requests.map(|request| request.replace("NAME", name)))
     };
@@ -269,6 +270,8 @@ fn direct() -> Vec<Group> {
             "GET /plain",
             "HEAD /plain",
             "POST /plain\n\nx",
+            "POST /\ncontent-type: application/grpc\n\nx",
+            "POST /plain\ncontent-type: application/grpc+proto\n\nx",
         ])
     };
     vec![

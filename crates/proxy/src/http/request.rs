@@ -76,18 +76,26 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
         }
         RouteAction::Redirect(redirect) => {
             let location = found.route.location(redirect, &ctx.head);
-            let mut local = respond::direct(redirect.status(), "", false, Some(&location));
-            edit::direct(found.route, &mut local.head);
-            Box::pin(reply(ctx, local, "direct_response")).await?;
+            let answer = (redirect.status(), "", Some(&*location));
+            Box::pin(direct(ctx, found.route, answer)).await?;
         }
         RouteAction::Direct { status, body } => {
-            let is_head = ctx.head.method() == "HEAD";
-            let mut local = respond::direct(*status, body, is_head, None);
-            edit::direct(found.route, &mut local.head);
-            Box::pin(reply(ctx, local, "direct_response")).await?;
+            Box::pin(direct(ctx, found.route, (*status, body, None))).await?;
         }
     }
     Ok(())
+}
+
+/// The answer that a route gives itself: its status, its body, where else to look.
+async fn direct(
+    ctx: &mut RequestCtx<'_>,
+    route: &CompiledRoute,
+    (status, body, location): (u16, &str, Option<&str>),
+) -> Result<(), Failure> {
+    let asked = (ctx.record.is_grpc, ctx.head.method() == "HEAD");
+    let mut local = respond::direct(status, body, asked, location);
+    edit::direct(route, &mut local.head);
+    reply(ctx, local, "direct_response").await
 }
 
 /// Decides on recording; opens the server span.

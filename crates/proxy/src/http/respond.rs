@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
+use outrigger_model::grpc::grpc_of_http;
 
 use super::convert::{self, ConvertError};
 use super::h1::write::{How, Persist, Unwritable, downstream_framing};
@@ -198,11 +199,7 @@ pub fn local(failure: &Failure, to: &Audience<'_>) -> Local {
     let text = text_of(failure, to.trusted);
     let (mut head, body, grpc_status) = if to.is_grpc {
         let code = failure.kind.grpc_status();
-        let mut head = H1Response::new(200, Framing::Length(0));
-        set(&mut head, "content-type", b"application/grpc");
-        set(&mut head, "grpc-status", code.to_string().as_bytes());
-        set(&mut head, "grpc-message", percent_encoded(&text).as_bytes());
-        (head, Cow::Borrowed(""), Some(code))
+        (grpc_head(code, &text), Cow::Borrowed(""), Some(code))
     } else {
         let mut head = H1Response::new(status, Framing::Length(text.len() as u64));
         set(&mut head, "content-type", b"text/plain");
@@ -243,17 +240,34 @@ fn limited(head: &mut H1Response, limit: u32, seconds: u32, trusted: bool) {
     set(head, RATE_LIMITED, b"true");
 }
 
-/// A direct response or redirect of a route.
-pub fn direct(status: u16, body: &str, is_head: bool, location: Option<&str>) -> Local {
-    let mut head = H1Response::new(status, Framing::Length(body.len() as u64));
-    if !body.is_empty() {
-        set(&mut head, "content-type", b"text/plain");
-    }
+/// A direct response or redirect of a route; to a call of gRPC's in its words, as Envoy's.
+pub fn direct(status: u16, body: &str, (is_grpc, is_head): (bool, bool), location: Option<&str>) -> Local {
+    let (mut head, grpc_status) = if is_grpc {
+        let code = grpc_of_http(status);
+        (grpc_head(code, if is_head { "" } else { body }), Some(code))
+    } else {
+        let mut head = H1Response::new(status, Framing::Length(body.len() as u64));
+        if !body.is_empty() {
+            set(&mut head, "content-type", b"text/plain");
+        }
+        (head, None)
+    };
     if let Some(location) = location {
         set(&mut head, "location", location.as_bytes());
     }
-    let body = if is_head { String::new() } else { body.to_owned() };
-    Local { head: ResponseHead::H1(head), body: body.into(), grpc_status: None }
+    let body = if is_head || is_grpc { String::new() } else { body.to_owned() };
+    Local { head: ResponseHead::H1(head), body: body.into(), grpc_status }
+}
+
+/// The head of an answer to a call of gRPC's, which is all of it.
+fn grpc_head(code: u32, message: &str) -> H1Response {
+    let mut head = H1Response::new(200, Framing::Length(0));
+    set(&mut head, "content-type", b"application/grpc");
+    set(&mut head, "grpc-status", code.to_string().as_bytes());
+    if !message.is_empty() {
+        set(&mut head, "grpc-message", percent_encoded(message).as_bytes());
+    }
+    head
 }
 
 fn set(head: &mut H1Response, name: &str, value: &[u8]) {
@@ -387,105 +401,4 @@ pub(super) fn percent_encoded(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use outrigger_model::resource::Origin;
-    use outrigger_model::route::FaultStatus;
-
-    use super::*;
-    use crate::failure::Stage;
-
-    fn audience(trusted: bool, is_grpc: bool) -> Audience<'static> {
-        Audience {
-            trusted,
-            is_grpc,
-            is_head: false,
-            request_id: Some(b"id-1"),
-            hop: "catalog-v1",
-            inbound: true,
-        }
-    }
-
-    fn denied() -> Failure {
-        let origin =
-            Origin { kind: "AuthorizationPolicy".into(), namespace: "shop".into(), name: "deny".into() };
-        Failure::local(Stage::Authorize, FailureKind::Denied, "denied by policy p")
-            .because_of(Some(Arc::new(origin)))
-    }
-
-    #[test]
-    fn denial_names_the_policy_to_peers_only() {
-        let peer = local(&denied(), &audience(true, false));
-        assert_eq!((peer.head.status(), &*peer.body), (403, "RBAC: access denied"));
-        let error = String::from_utf8_lossy(peer.head.first(ERROR_HEADER).unwrap()).into_owned();
-        for part in
-            ["side=local", "hop=catalog-v1", "reason=denied", "config=\"AuthorizationPolicy shop/deny\""]
-        {
-            assert!(error.contains(part), "{part} in {error}");
-        }
-        let outsider = local(&denied(), &audience(false, false));
-        assert!(!outsider.head.has(ERROR_HEADER));
-        assert_eq!(outsider.head.first("x-request-id"), Some(b"id-1".as_slice()));
-    }
-
-    #[test]
-    fn an_answer_to_head_has_the_length_of_what_get_would_have() {
-        let to = Audience { is_head: true, ..audience(true, false) };
-        for answer in [local(&denied(), &to), direct(403, "RBAC: access denied", true, None)] {
-            let mut out = bytes::BytesMut::new();
-            answer.head.write_h1(How::framed(Framing::None), &mut out).unwrap();
-            let text = String::from_utf8(out.to_vec()).unwrap();
-            assert!(answer.body.is_empty() && text.matches("content-length: 19\r\n").count() == 1, "{text}");
-        }
-    }
-
-    #[test]
-    fn grpc_requests_get_trailers_only() {
-        let response = local(&denied(), &audience(true, true));
-        assert_eq!(response.head.status(), 200);
-        assert_eq!(response.head.first("grpc-status"), Some(b"7".as_slice()));
-        assert_eq!(response.head.first("grpc-message"), Some(b"RBAC: access denied".as_slice()));
-        assert!(response.body.is_empty());
-    }
-
-    #[test]
-    fn a_failure_says_whether_it_was_the_first() {
-        let first = Failure::upstream(Stage::Connect, FailureKind::ConnectTimeout, Retry::Safe, "");
-        let last = Failure {
-            retried: true,
-            ..Failure::upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::Never, "")
-        };
-        let start = "upstream connect error or disconnect/reset before headers.";
-        let text = |failure: &Failure| local(failure, &audience(true, false)).body.into_owned();
-        assert_eq!(text(&first), format!("{start} reset reason: connection timeout"));
-        assert_eq!(
-            text(&last),
-            format!("{start} retried and the latest reset reason: connection termination")
-        );
-    }
-
-    #[test]
-    fn what_is_over_a_limit_says_so_to_peers() {
-        let over = Failure::local(Stage::Pick, FailureKind::Overflow { limit: "max_requests", value: 1 }, "");
-        assert_eq!(local(&over, &audience(true, false)).head.first(OVERLOADED), Some(b"true".as_slice()));
-        assert!(!local(&over, &audience(false, false)).head.has(OVERLOADED));
-        assert!(!local(&denied(), &audience(true, false)).head.has(OVERLOADED));
-    }
-
-    #[test]
-    fn only_a_provable_failure_carries_the_mark() {
-        let safe = Failure::upstream(Stage::Connect, FailureKind::ConnectFailed, Retry::Safe, "refused");
-        assert!(says_not_reached(&local(&safe, &audience(true, false)).head));
-        let unknown = Failure::upstream(Stage::Forward, FailureKind::UpstreamClosed, Retry::IfUnsent, "");
-        assert!(!says_not_reached(&local(&unknown, &audience(true, false)).head));
-    }
-
-    #[test]
-    fn injected_grpc_status_maps_to_http_for_others() {
-        let kind = FailureKind::FaultAbort(FaultStatus::Grpc(14));
-        let failure = Failure::local(Stage::Route, kind, "injected by a rule");
-        assert_eq!(local(&failure, &audience(true, false)).head.status(), 503);
-        assert_eq!(local(&failure, &audience(true, true)).grpc_status, Some(14));
-    }
-}
+mod tests;

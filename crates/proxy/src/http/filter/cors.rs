@@ -41,7 +41,7 @@ pub fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Verdict
     if !allowed && policy.forward_not_matching {
         return Verdict::Pass;
     }
-    let mut local = respond::direct(200, "", false, None);
+    let mut local = respond::direct(200, "", (false, false), None);
     let mut say = |name: &str, configured: &str, value: &[u8]| {
         if !configured.is_empty() {
             // A head of our own has room for what is configured.
