@@ -151,6 +151,13 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
     // What routing and framing are made of is not the service's to change.
     let is_ours =
         |name: &str| name.starts_with(':') || matches!(name, "host" | "content-length" | "transfer-encoding");
+    // What the service says is not for the client to say in what applications take for it. The service itself may say both.
+    let names = edits.request.iter().map(|edit| &edit.name).chain(&edits.remove);
+    let own: Vec<String> = names.filter(|name| !is_ours(&name.to_ascii_lowercase())).cloned().collect();
+    if !own.is_empty() {
+        ctx.head.remove_lookalikes_of(&own);
+        ctx.body.keep_out(&Arc::new(own));
+    }
     // In Envoy's order: what is set, then what is added to what is there, then what is taken out.
     let (added, put): (Vec<&Edit>, Vec<&Edit>) =
         edits.request.iter().filter(|edit| !is_ours(&edit.name)).partition(|edit| edit.how == How::Append);
@@ -162,13 +169,6 @@ fn apply(ctx: &mut RequestCtx<'_>, edits: Edits) -> Result<(), Failure> {
     }
     for name in edits.remove.iter().filter(|name| !is_ours(&name.to_ascii_lowercase())) {
         ctx.head.remove(name);
-    }
-    // What the service says is not for the client to say in what applications take for it.
-    let names = edits.request.iter().map(|edit| &edit.name).chain(&edits.remove);
-    let own: Vec<String> = names.filter(|name| !is_ours(&name.to_ascii_lowercase())).cloned().collect();
-    if !own.is_empty() {
-        ctx.head.remove_lookalikes_of(&own);
-        ctx.body.keep_out(&Arc::new(own));
     }
     if !edits.response.is_empty() {
         let response = edits.response.into_iter().filter(|edit| !is_ours(&edit.name));

@@ -63,22 +63,29 @@ async fn what_tokens_write_is_written_by_nobody_else_however_spelt() {
 #[tokio::test]
 async fn what_a_service_that_authorizes_says_is_said_by_nobody_else_however_spelt() {
     run(async {
-        let service = upstream(|_, mut wire| async move {
-            loop {
-                wire.head().await;
-                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-User-Id: somebody\r\n\r\n").await;
-            }
-        })
-        .await;
-        let mut setup = Setup::to(&[names().await]);
-        let Discovery::Static(set) = Setup::to(&[service]).cluster.discovery else { panic!() };
-        setup.others.push(Cluster { discovery: Discovery::Static(set), ..Cluster::new("authz") });
-        let http =
-            HttpAuthz { upstream_headers: vec![StringMatch::exact("x-user-id")], ..HttpAuthz::default() };
-        let authz = ExtAuthz::new(AuthzService::Http(http), "authz");
-        setup.http.filters = vec![HttpFilter::ExtAuthz(Box::new(authz))];
-        let rig = proxy(setup, Http1).await;
-        assert_eq!(seen(&rig).await, "x-user-id x_odd | x_odd");
+        let rig = async |says: &'static str, taken: &[&str]| {
+            let service = upstream(move |_, mut wire| async move {
+                loop {
+                    wire.head().await;
+                    wire.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{says}\r\n")).await;
+                }
+            })
+            .await;
+            let mut setup = Setup::to(&[names().await]);
+            let Discovery::Static(set) = Setup::to(&[service]).cluster.discovery else { panic!() };
+            setup.others.push(Cluster { discovery: Discovery::Static(set), ..Cluster::new("authz") });
+            let upstream_headers = taken.iter().map(|name| StringMatch::exact(*name)).collect();
+            let http = HttpAuthz { upstream_headers, ..HttpAuthz::default() };
+            let authz = ExtAuthz::new(AuthzService::Http(http), "authz");
+            setup.http.filters = vec![HttpFilter::ExtAuthz(Box::new(authz))];
+            proxy(setup, Http1).await
+        };
+        let one = rig("X-User-Id: somebody\r\n", &["x-user-id"]).await;
+        assert_eq!(seen(&one).await, "x-user-id x_odd | x_odd");
+        // For applications old and new: what it says itself is no look-alike of what it says itself.
+        let both = "X-User-Id: somebody\r\nX_User_Id: somebody\r\n";
+        let two = rig(both, &["x-user-id", "x_user_id"]).await;
+        assert_eq!(seen(&two).await, "x_odd x-user-id x_user_id | x_odd");
     })
     .await;
 }
