@@ -216,11 +216,11 @@ impl Inner {
         entry.place.ring();
     }
 
-    /// The connection that weighs the most, from `least` on.
+    /// The connection that weighs the most, of those to whom so much was handed out.
     fn greediest(&self, least: usize) -> Option<Rc<Entry>> {
         let entries = self.entries.borrow();
         let staying = entries.iter().map(|(_, entry)| entry).filter(|entry| entry.told.get().is_none());
-        staying.max_by_key(|entry| entry.weight()).filter(|entry| entry.weight() >= least).cloned()
+        staying.filter(|entry| entry.held.get() >= least).max_by_key(|entry| entry.weight()).cloned()
     }
 
     fn set_parked(&self, entry: &Entry, streams: usize) {
@@ -246,14 +246,18 @@ impl Inner {
     #[cold]
     fn look(&self) {
         self.parks.set(0);
-        if self.looked.get().is_some_and(|at| at.elapsed() < PAUSE) {
+        if !self.full.get() && !self.is_long_ago() {
             return;
         }
         self.full.set((self.resident)() > self.limit / 5 * 4);
-        self.looked.set((!self.full.get()).then(std::time::Instant::now));
+        self.looked.set(Some(std::time::Instant::now()));
         if self.full.get() {
             self.shed_greedy();
         }
+    }
+
+    fn is_long_ago(&self) -> bool {
+        self.looked.get().is_none_or(|at| at.elapsed() >= PAUSE)
     }
 
     /// Who has very much goes. Of many that have little, as much goes as may have come since the last look.
@@ -362,6 +366,10 @@ impl Account {
             return;
         }
         inner.wait();
+        // What was so a while ago says nothing of now.
+        if inner.full.get() && inner.is_long_ago() {
+            inner.look();
+        }
         let waiting = inner.parked.get() * window::STREAM as usize;
         if inner.full.get() && self.told().is_none() && waiting > inner.spared() {
             inner.tell(&self.entry, Told::Greedy);

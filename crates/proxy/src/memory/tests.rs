@@ -1,3 +1,4 @@
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use outrigger_telemetry::Drain;
@@ -121,4 +122,45 @@ async fn of_many_that_hold_little_as_many_go_as_come() {
     with(move |ledger, place| assert_eq!(crowd(ledger, place, 32), 24), much).await;
     with(move |ledger, place| assert_eq!(crowd(ledger, place, 320), 320 - 8), much).await;
     with(move |ledger, place| assert_eq!(crowd(ledger, place, 320), 0), || 8 << 20).await;
+}
+
+/// Memory that was full once is no reason to end who waits later.
+#[tokio::test]
+async fn who_waits_when_there_is_memory_again_stays() {
+    static USED: AtomicUsize = AtomicUsize::new(15 << 20);
+    let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let crowd: Vec<_> = (0..LOOK).map(|_| ledger.open(place())).collect();
+        crowd.iter().for_each(|account| account.park_alone(1));
+        let late = [ledger.open(place()), ledger.open(place())];
+        late[0].park_alone(1);
+        assert_eq!(late[0].told(), Some(Told::Greedy), "there is no room for more");
+        USED.store(1 << 20, Relaxed);
+        let at = ledger.0.looked.get().unwrap();
+        while at.elapsed() < PAUSE {
+            std::thread::yield_now();
+        }
+        late[1].park_alone(1);
+        assert_eq!(late[1].told(), None);
+        crowd.iter().chain(&late).for_each(|account| account.park_alone(0));
+    };
+    with(test, || USED.load(Relaxed)).await;
+}
+
+/// Who is told to go is one of whom something comes back.
+#[tokio::test]
+async fn nobody_makes_room_who_holds_nothing() {
+    let test = |ledger: &Ledger, place: &dyn Fn() -> Place| {
+        let (tunnel, holder, other) = (ledger.open(place()), ledger.open(place()), ledger.open(place()));
+        tunnel.park_alone(40);
+        assert!(holder.take(4 * MIB) && other.take(4 * MIB));
+        let newcomer = ledger.open(place());
+        assert!(newcomer.take(STREAM));
+        assert_eq!(tunnel.told(), None);
+        assert!(holder.told().is_some() != other.told().is_some());
+        tunnel.park_alone(0);
+        newcomer.give(STREAM);
+        holder.give(4 * MIB);
+        other.give(4 * MIB);
+    };
+    with(test, || 0).await;
 }
