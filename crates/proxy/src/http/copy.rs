@@ -91,8 +91,9 @@ impl Flow {
                     if let Poll::Ready(error) = to.poll_reset(cx) {
                         return Poll::Ready(Err(CopyError::Write(error)));
                     }
-                    to.idle().map_err(CopyError::Write)?;
-                    return match to.poll_flush(cx) {
+                    let flushed = to.poll_flush(cx);
+                    to.idle();
+                    return match flushed {
                         Poll::Ready(Err(error)) => Poll::Ready(Err(CopyError::Write(error))),
                         _ => Poll::Pending,
                     };

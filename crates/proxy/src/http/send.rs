@@ -18,9 +18,10 @@ use super::wire::{HIGH_WATER, Outgoing};
 const CREDIT: usize = 4 * 1024;
 
 /// A piece that is shorter waits for the next, where that is there already, until they are so much together: each frame costs its
-/// reader more than what it carries, and many small ones that nobody reads cost it the connection.
+/// reader more than what it carries, and many small ones that nobody reads cost it the connection. With the last of them it is no more than
+/// a frame carries (16 KiB).
 const SMALL: usize = 1024;
-const TOGETHER: usize = 16 * 1024;
+const TOGETHER: usize = 15 * 1024;
 
 /// Where a body goes.
 pub enum Sender {
@@ -184,20 +185,12 @@ impl Sender {
         }
     }
 
-    /// Nothing to send for now: what is held leaves, and capacity that is not used goes back to the other streams of the connection.
-    ///
-    /// # Errors
-    /// When the stream is closed.
-    pub fn idle(&mut self) -> Result<(), SendError> {
-        let Self::H2(sender) = self else { return Ok(()) };
-        sender.leave(false)?;
-        if sender.reserved
-            && let Some(stream) = &mut sender.stream
-        {
+    /// Nothing to send for now, and nothing is held: capacity that is not used goes back to the other streams of the connection.
+    pub fn idle(&mut self) {
+        if let Self::H2(H2Sender { stream: Some(stream), reserved: reserved @ true, .. }) = self {
             stream.reserve_capacity(0);
-            sender.reserved = false;
+            *reserved = false;
         }
-        Ok(())
     }
 
     /// Ready when the peer does not want the message any more.

@@ -38,10 +38,10 @@ pub use dial::{Dial, Dialling, Outcome};
 /// Bytes of one stream that wait in the h2 crate. We send only within granted capacity, so this seldom binds.
 pub const SEND_BUFFER: usize = 256 * 1024;
 
-/// Small DATA frames that may wait, in bytes that they lack to 256: more than what one turn of a connection reads can bring, of
-/// frames of a byte. Behind each turn they are taken out of there, by those who send them on or by those who cannot
-/// ([`Body::gather`]).
-pub const DATA_FRAME_BUDGET: usize = 4 * 1024 * 1024;
+/// Small DATA frames that may wait, in bytes that they lack to 256. Behind each turn, which brings 64 KiB, they are taken out of there, by
+/// those who send them on or by those who cannot ([`Body::gather`]). Those of streams that we have ended the h2 crate counts
+/// for as long as the connection lives, though they wait nowhere: so there is room for 140,000 of them.
+pub const DATA_FRAME_BUDGET: usize = 32 * 1024 * 1024;
 
 /// Largest header list of a server that is no peer: such a response fits into HTTP/1, whatever its lines are.
 const HEADER_LIST: u32 = 60 * 1024;
