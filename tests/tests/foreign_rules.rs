@@ -32,7 +32,7 @@ const ROUTES: &[(&str, Fate)] = &[
     ("match: [{headers: {x-a: {regex: '[^/]{50}'}}}]", LeftOut),
     ("match: [{queryParams: {q: {regex: '.{20}'}}}]", LeftOut),
     ("match: [{uri: {regex: '/a(?<n>b)'}}]", LeftOut),
-    ("match: [{uri: {regex: '[a-z&&[^b]]+'}}]", LeftOut),
+    ("match: [{uri: {regex: '[a-z&&[^b]]+'}}]", Refused),
     ("match: [{uri: {regex: '(a{100}){20}'}}]", LeftOut),
     ("match: [{uri: {regex: ''}}]", Refused),
     ("rewrite: {uriRegexRewrite: {match: '^/a/(.*)$', rewrite: '/b/\\1'}}", Enforced),

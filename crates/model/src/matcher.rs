@@ -3,7 +3,10 @@
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
+mod expression;
 pub(crate) mod header;
+
+pub use expression::as_re2;
 
 /// `envoy.type.matcher.v3.StringMatcher`, plus "is present".
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -107,11 +110,27 @@ pub const REGEX_SIZE_LIMIT: usize = 256 * 1024;
 /// # Errors
 /// When it is malformed or too large; the text says where.
 pub fn whole_text_regex(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .size_limit(REGEX_SIZE_LIMIT)
-        .dfa_size_limit(REGEX_SIZE_LIMIT)
-        .build()
-        .map_err(|e| format!("regular expression \"{pattern}\": {e}"))
+    compiled(pattern, |text| format!("^(?:{text})$"))
+}
+
+/// Compiles a regular expression that is looked for anywhere in a text.
+///
+/// # Errors
+/// As of [`whole_text_regex`].
+pub fn regex_within(pattern: &str) -> Result<Regex, String> {
+    compiled(pattern, str::to_owned)
+}
+
+fn compiled(pattern: &str, framed: impl Fn(&str) -> String) -> Result<Regex, String> {
+    as_re2(pattern)
+        .and_then(|text| {
+            RegexBuilder::new(&framed(&text))
+                .size_limit(REGEX_SIZE_LIMIT)
+                .dfa_size_limit(REGEX_SIZE_LIMIT)
+                .build()
+                .map_err(|error| error.to_string())
+        })
+        .map_err(|error| format!("regular expression \"{pattern}\": {error}"))
 }
 
 /// A compiled [`StringMatch`].

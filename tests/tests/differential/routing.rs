@@ -40,6 +40,17 @@ const HEADERS: &[&str] = &[
     "GET /\nx-a: w\nx-a: v",
 ];
 
+/// What is a digit, a letter or a blank to Unicode is none to RE2.
+const DIGITS: &[&str] = &[
+    "GET /\nx-a: 12",
+    "GET /\nx-a: \u{663}",
+    "GET /\nx-a: a b",
+    "GET /\nx-a: a\u{a0}b",
+    "GET /\nx-a: \u{e4} b",
+    "GET /\nx-a: \u{e4}z",
+    "GET /\nx-a: az",
+];
+
 const QUERIES: &[&str] = &[
     "GET /",
     "GET /?q=v",
@@ -120,6 +131,14 @@ fn headers() -> Vec<Group> {
     let missing = json!({ "name": "x-a", "string_match": { "exact": "v" }, "invert_match": true,
                           "treat_missing_header_as_empty": true });
     all.push(one("header-missing-not", missing));
+    // Nothing is left that it could take: an absent field is an empty text.
+    let anything = json!({ "name": "x-a", "string_match": { "safe_regex": { "regex": "v?.*" } }, "invert_match": true,
+                           "treat_missing_header_as_empty": true });
+    all.push(one("header-anything-not", anything));
+    let digits =
+        json!({ "name": "x-a", "string_match": { "safe_regex": { "regex": "\\d+|\\w\\s\\w|.*\\bz" } } });
+    let header = json!({ "prefix": "/", "headers": [digits] });
+    all.push(matched("header-digits", header, DIGITS));
     all
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use crate::invalid::{Flaw, Invalid, Under};
 use crate::kind::ResourceKind;
 use crate::matcher::header::{CompiledHeader, without_dots, without_port};
-use crate::matcher::{Matcher, whole_text_regex};
+use crate::matcher::{Matcher, regex_within, whole_text_regex};
 use crate::request::RequestView;
 use crate::route::{
     AuthorityOf, Forward, PathMatch, RetryHeaders, RetryPolicy, Route, RouteAction, RouteConfig, RouteMatch,
@@ -447,8 +447,7 @@ fn query_matches(query: &str, name: &str, matcher: &Matcher) -> bool {
 
 /// A regular expression and what replaces it, compiled.
 fn substitution((pattern, text): &(String, String)) -> Result<(regex::Regex, String), String> {
-    let regex = regex::Regex::new(pattern).map_err(|error| error.to_string())?;
-    Ok((regex, rust_substitution(text)))
+    Ok((regex_within(pattern)?, rust_substitution(text)))
 }
 
 /// RE2's `\\1` as `${1}`; a literal `$` is doubled.

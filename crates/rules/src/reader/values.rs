@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use outrigger_model::matcher::as_re2;
 use regex::RegexBuilder;
 
 use super::{At, Reader};
@@ -249,14 +250,11 @@ impl Reader<'_> {
         }
         self.patterns_left =
             self.patterns_left.checked_sub(1).ok_or("the text has too many patterns; split it into files")?;
+        let text = as_re2(text).map_err(|error| last_line(&error))?;
         // Alone first: `a)|(b` would compile inside the anchors and mean something else.
-        compile(text).and_then(|_| compile(&anchored(text))).map(drop).map_err(|error| match error {
+        compile(&text).and_then(|_| compile(&anchored(&text))).map(drop).map_err(|error| match error {
             regex::Error::CompiledTooBig(limit) => format!("compiled it is larger than {limit} bytes"),
-            other => {
-                let whole = other.to_string();
-                let reason = whole.lines().last().unwrap_or(&whole);
-                reason.strip_prefix("error: ").unwrap_or(reason).to_owned()
-            }
+            other => last_line(&other.to_string()),
         })
     }
 
@@ -275,6 +273,11 @@ pub(crate) fn is_header_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 256
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+fn last_line(error: &str) -> String {
+    let reason = error.lines().last().unwrap_or(error);
+    reason.strip_prefix("error: ").unwrap_or(reason).to_owned()
 }
 
 fn anchored(pattern: &str) -> String {
