@@ -4,7 +4,7 @@
 //! turns that round. What permits holds if the field as a whole does; what forbids holds if any line of it does, too, or nobody
 //! knows: a second line hides nothing. A route is told by any line, as Envoy (from 1.39) tells it.
 
-use crate::matcher::{HeaderMatch, Matcher};
+use crate::matcher::{HeaderMatch, Matcher, Pattern};
 use crate::request::RequestView;
 
 /// A compiled [`HeaderMatch`].
@@ -13,6 +13,8 @@ pub(crate) struct CompiledHeader {
     pub(crate) name: String,
     value: Matcher,
     invert: bool,
+    /// It is negated and takes an empty text, which an absent field is to routes.
+    forbids_absence: bool,
 }
 
 impl CompiledHeader {
@@ -20,7 +22,10 @@ impl CompiledHeader {
         if header.name.is_empty() || header.name.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(format!("\"{}\" is no lower-case header name", header.name));
         }
-        Ok(Self { name: header.name.clone(), value: header.value.compile()?, invert: header.invert })
+        let (value, invert) = (header.value.compile()?, header.invert);
+        let is_presence = header.value.pattern == Pattern::Present;
+        let forbids_absence = invert && !is_presence && value.matches(b"");
+        Ok(Self { name: header.name.clone(), value, invert, forbids_absence })
     }
 
     /// For a route: a field of several lines matches by any of them, or by all as one list, and a negated condition by none; as
@@ -28,7 +33,12 @@ impl CompiledHeader {
     pub(crate) fn routes<R: RequestView>(&self, request: &R) -> bool {
         // CONNECT has no path that a route could be told by.
         let pathless = self.name == ":path" && request.path().is_empty();
-        !pathless && self.matches(request, !self.invert)
+        !pathless && self.matches(request, !self.invert) && !(self.forbids_absence && self.is_absent(request))
+    }
+
+    #[cold]
+    fn is_absent<R: RequestView>(&self, request: &R) -> bool {
+        !self.name.starts_with(':') && self.name != "host" && request.header(&self.name).next().is_none()
     }
 
     /// `forbids`: what the condition stands in forbids what it matches.
@@ -65,16 +75,19 @@ impl CompiledHeader {
 
 /// A host is compared as it was sent, without its port, and without dots at its end, as routes are told by it.
 fn matches_host(value: &Matcher, authority: &str) -> bool {
-    let either = |authority: &str| {
-        let host = without_port(authority);
+    let either = |authority: &str, host: &str| {
         value.matches(authority.as_bytes())
             || (host.len() < authority.len() && value.matches(host.as_bytes()))
     };
-    either(authority) || without_dots(authority).is_some_and(|bare| either(&bare))
+    let host = without_port(authority);
+    either(authority, host)
+        || host.ends_with('.')
+            && without_dots(authority).is_some_and(|bare| either(&bare, without_port(&bare)))
 }
 
 /// The authority without the dots at the end of its host, where there are any (a full name has one). Nothing but dots is left as
 /// it is.
+#[cold]
 pub(crate) fn without_dots(authority: &str) -> Option<String> {
     let host = without_port(authority);
     let bare = host.trim_end_matches('.');

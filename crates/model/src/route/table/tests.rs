@@ -115,6 +115,24 @@ fn the_first_matching_route_wins() {
 }
 
 #[test]
+fn a_negated_condition_that_takes_an_empty_text_takes_no_request_without_the_header() {
+    for (value, absent, other) in [
+        (StringMatch::regex(".*"), false, false),
+        (StringMatch::prefix(""), false, false),
+        (StringMatch::regex("v.*"), true, true),
+        (StringMatch::present(), true, false),
+    ] {
+        let mut matches = RouteMatch::any();
+        matches.headers = vec![HeaderMatch { name: "x-debug".into(), value, invert: true }];
+        let t = table(vec![host("h", &["*"], vec![route("r", matches.clone())])]);
+        let mut request = get("h", "/");
+        assert_eq!(found(&t, &request).is_some(), absent, "{matches:?}");
+        request.headers = vec![("x-debug", "on")];
+        assert_eq!(found(&t, &request).is_some(), other, "{matches:?}");
+    }
+}
+
+#[test]
 fn headers_query_and_method_must_all_match() {
     let mut matches = RouteMatch::any();
     matches.headers = vec![
