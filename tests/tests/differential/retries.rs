@@ -52,6 +52,8 @@ fn conditions() -> Vec<Group> {
 fn counts() -> Vec<Group> {
     let mut statuses = policy("retriable-status-codes", 2);
     statuses["retriable_status_codes"] = json!([418, 500]);
+    let mut unsaid = policy("connect-failure", 1);
+    unsaid["retriable_status_codes"] = json!([503]);
     let requests = [
         "GET /\nx-answers: 503, 503, 200",
         "GET /\nx-answers: 503, 503, 503, 200",
@@ -70,6 +72,8 @@ fn counts() -> Vec<Group> {
         group("five-retries", "a", policy("5xx,reset", 5), json!({})).ask(requests),
         group("no-condition", "a", policy("", 3), json!({}))
             .ask(["GET /\nx-answers: 503, 200", "GET /\nx-answers: reset, 200"]),
+        group("statuses-without-the-word", "a", unsaid, json!({}))
+            .ask(["POST /\nx-answers: 503, 200\n\nx", "GET /\nx-answers: reset, 200"]),
         group("statuses", "a", statuses, json!({})).ask([
             "GET /\nx-answers: 418, 500, 200",
             "GET /\nx-answers: 503, 200",

@@ -23,9 +23,9 @@ pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::Re
         return None; // gRPC refuses a policy without retries
     }
     let mut on: Vec<_> = policy.on.iter().map(|on| on.name()).collect();
-    // An Envoy looks at the statuses only where it is told to; ours are told to by the statuses.
+    // They are looked at only where it is told to.
     let statuses = RetryOn::RetriableStatusCodes;
-    if kind == ClientKind::Envoy && !policy.statuses.is_empty() && !policy.on.contains(&statuses) {
+    if kind != ClientKind::Grpc && !policy.statuses.is_empty() && !policy.on.contains(&statuses) {
         on.push(statuses.name());
     }
     let avoid = policy.avoid_previous_hosts && kind != ClientKind::Grpc;
@@ -84,15 +84,16 @@ pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
             None => left_out("retry_on: an unknown condition"), // as Envoy does
         }
     }
+    // Without the word they mean nothing, as to an Envoy.
+    let told = on.contains(&RetryOn::RetriableStatusCodes);
+    let statuses = if told { &*wire.retriable_status_codes } else { &[] };
     let (backoff_base, backoff_max) = match &wire.retry_back_off {
         None => (Duration::from_millis(25), Duration::from_millis(250)),
         Some(back_off) => decode_back_off(back_off).under("retry_back_off")?,
     };
     Ok(RetryPolicy {
         on,
-        statuses: each(&wire.retriable_status_codes, "retriable_status_codes", |code| {
-            status(*code, 100..=599, "")
-        })?,
+        statuses: each(statuses, "retriable_status_codes", |code| status(*code, 100..=599, ""))?,
         attempts: uint_or(wire.num_retries.as_ref(), 1),
         per_try_timeout: duration_at(wire.per_try_timeout.as_ref(), "per_try_timeout")?
             .filter(|d| !d.is_zero()),

@@ -148,8 +148,11 @@ fn broken_actions_are_refused_at_the_field() {
                 })
             },
             "virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes[0]" => |c| {
-                first_action(c).retry_policy =
-                    Some(wire::route::RetryPolicy { retriable_status_codes: vec![7], ..Default::default() })
+                first_action(c).retry_policy = Some(wire::route::RetryPolicy {
+                    retry_on: "retriable-status-codes".into(),
+                    retriable_status_codes: vec![7],
+                    ..Default::default()
+                })
             },
             "virtual_hosts[0].retry_policy.retry_back_off.max_interval" => |c| {
                 let second = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });

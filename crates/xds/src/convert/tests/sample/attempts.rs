@@ -17,8 +17,13 @@ pub(super) fn retry() -> BoxedStrategy<RetryPolicy> {
                 avoid,
                 headers,
             )| {
+                let mut on: Vec<RetryOn> = on.into_iter().map(|(_, on)| on).collect();
+                // Which says that they count.
+                if !statuses.is_empty() && !on.contains(&RetryOn::RetriableStatusCodes) {
+                    on.push(RetryOn::RetriableStatusCodes);
+                }
                 RetryPolicy {
-                    on: on.into_iter().map(|(_, on)| on).collect(),
+                    on,
                     statuses,
                     attempts,
                     per_try_timeout,
