@@ -8,7 +8,7 @@ use outrigger_model::matcher::{Pattern, StringMatch};
 use outrigger_model::resource::{Origin, Resource};
 use outrigger_model::route::{
     Forward, HashOn, HeaderEdits, HeaderMatch, PathMatch, Redirect, RetryOn, RetryPolicy, Rewrite, Route,
-    RouteAction, RouteConfig, RouteMatch, Session, SessionBy,
+    RouteAction, RouteConfig, RouteMatch, Session, SessionBy, StreamLimits,
 };
 use outrigger_rules::intent::ObjectKind;
 use outrigger_xds::ClientKind;
@@ -294,7 +294,10 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
             without("edits of headers for a share", edited);
             without("mirrors", !std::mem::take(&mut forward.mirrors).is_empty());
             without("hedges", forward.hedge.take().is_some());
-            without("limits of streams", forward.limits.take().is_some());
+            let limits = forward.limits.take().map_or_else(StreamLimits::default, |limits| *limits);
+            // Its calls end by the time that they say, whatever a proxy is told of that.
+            let others = StreamLimits { grpc_timeout: None, ..limits };
+            without("limits of streams", others != StreamLimits::default());
             without("rewrites", std::mem::take(&mut forward.rewrite) != Rewrite::default());
             let before = forward.hash.len();
             forward.hash.retain(|hash| matches!(hash, HashOn::Header(_)));

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use outrigger_model::route::{
-    Forward, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig, RouteMatch,
-    VirtualHost, WeightedCluster,
+    Forward, GrpcTimeout, HashOn, Mirror, PathMatch, RetryPolicy, Rewrite, Route, RouteAction, RouteConfig,
+    RouteMatch, VirtualHost, WeightedCluster,
 };
 use outrigger_rules::intent::{
     Carried, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Target, WeightedTarget,
@@ -95,8 +95,20 @@ pub(super) fn others(route: Route) -> VirtualHost {
     host("other", vec!["*".into()], vec![route])
 }
 
-fn host(name: &str, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
+fn host(name: &str, domains: Vec<String>, mut routes: Vec<Route>) -> VirtualHost {
+    for route in &mut routes {
+        if let RouteAction::Forward(forward) = &mut route.action {
+            keep_deadlines(forward);
+        }
+    }
     VirtualHost { name: name.to_owned(), domains, routes, retry: None }
+}
+
+/// A call of gRPC's has the time that it says itself, as far as the route's timeout allows, and its server is told; as in Istio.
+fn keep_deadlines(forward: &mut Forward) {
+    let max = forward.timeout.unwrap_or_default();
+    let limits = forward.limits.get_or_insert_default();
+    limits.grpc_timeout.get_or_insert(GrpcTimeout { max, ..GrpcTimeout::default() });
 }
 
 pub(super) fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {

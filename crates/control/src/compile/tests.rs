@@ -19,6 +19,7 @@ use crate::world::{MeshSettings, World};
 mod addresses;
 mod changes;
 mod custom;
+mod deadlines;
 mod fields;
 mod inbound;
 mod preferences;

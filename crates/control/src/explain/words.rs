@@ -10,8 +10,8 @@ use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{
-    Fault, FaultStatus, Forward, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route, RouteAction,
-    Session, SessionBy, StreamLimits,
+    Fault, FaultStatus, Forward, GrpcTimeout, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route,
+    RouteAction, Session, SessionBy, StreamLimits,
 };
 use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
 
@@ -136,7 +136,8 @@ fn headers(edits: &HeaderEdits) -> Vec<String> {
 fn more(route: &Route) -> Vec<String> {
     let mut all: Vec<String> = route.fault.iter().flat_map(fault).collect();
     if let RouteAction::Forward(forward) = &route.action {
-        all.extend(forward.limits.as_deref().into_iter().flat_map(limits));
+        let ordinary = GrpcTimeout { max: forward.timeout.unwrap_or_default(), ..GrpcTimeout::default() };
+        all.extend(forward.limits.as_deref().into_iter().flat_map(|own| limits(own, ordinary)));
         all.extend(route.session.as_deref().map(session));
         all.extend(forward.hedge.as_deref().map(hedge));
         let copies = forward.mirrors.iter();
@@ -149,11 +150,15 @@ fn more(route: &Route) -> Vec<String> {
     all
 }
 
-fn limits(limits: &StreamLimits) -> Vec<String> {
+/// `ordinary`: what holds of the time that calls of gRPC say themselves, where nothing is said.
+fn limits(limits: &StreamLimits, ordinary: GrpcTimeout) -> Vec<String> {
     let ever = |limit: Duration| if limit.is_zero() { "for ever".to_owned() } else { time(limit) };
     let lasts = limits.max_duration.map(|limit| format!("lets a stream last {}", ever(limit)));
     let silent = limits.idle_timeout.map(|limit| format!("lets it be silent {}", ever(limit)));
-    let grpc = [(limits.grpc_duration, "a stream"), (limits.grpc_timeout, "a request")];
+    let grpc = [
+        (limits.grpc_duration, "a stream"),
+        (limits.grpc_timeout.filter(|rule| *rule != ordinary), "a request"),
+    ];
     let grpc = grpc.into_iter().filter_map(|(rule, what)| {
         let rule = rule?;
         let most =

@@ -32,6 +32,12 @@ impl StreamLimits {
         (self != Self::default()).then(|| Box::new(self))
     }
 
+    /// Whether they say anything of a request, which is a call of gRPC's or is not.
+    #[inline]
+    pub fn concern(&self, is_grpc: bool) -> bool {
+        is_grpc || self.max_duration.is_some() || self.grpc_duration.is_some() || self.idle_timeout.is_some()
+    }
+
     /// How long a stream may last, by its `grpc-timeout`. As Envoy: of a call that says a time its own holds where that counts, even
     /// where it is none after all.
     pub fn duration(&self, said: Option<Duration>) -> Option<Duration> {

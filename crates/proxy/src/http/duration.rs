@@ -13,7 +13,9 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// The route of a request is known: from now on its stream may be silent and last only so long, whatever filters wait for.
 #[inline]
 pub fn begin(ctx: &mut RequestCtx<'_>, route: &Route) {
-    if let RouteAction::Forward(Forward { limits: Some(limits), .. }) = &route.action {
+    if let RouteAction::Forward(Forward { limits: Some(limits), .. }) = &route.action
+        && limits.concern(ctx.record.is_grpc)
+    {
         bound(ctx, limits);
     }
 }

@@ -131,7 +131,9 @@ async fn forward(
     edit::request(ctx, route, forward, weighted)?;
     let limit = forward.timeout.filter(|timeout| !timeout.is_zero());
     ctx.clock = Clock::new(limit, ctx.body.is_end(), ctx.now);
-    if let Some(limits) = &forward.limits {
+    if let Some(limits) = &forward.limits
+        && limits.concern(ctx.record.is_grpc)
+    {
         duration::limit(ctx, limits);
     }
     let retry = forward.retry.as_ref().or(host_retry);
