@@ -4,6 +4,7 @@
 //! are made once per series; [`Totals`] merges the shards by their label text when somebody scrapes. Series are bounded.
 
 pub mod cluster;
+mod finder;
 mod guests;
 mod labels;
 pub mod limits;
@@ -30,7 +31,7 @@ use crate::flags::Flags;
 use crate::introduction::{self, Introduced};
 use crate::protocol::Protocol;
 
-use guests::Guests;
+use finder::Finder;
 use published::{Cells, Published};
 
 /// Series per worker and family; what comes later shares one series labelled `other`.
@@ -92,38 +93,6 @@ pub struct SeriesOf<'a> {
     pub endpoint_identity: Option<&'a SpiffeId>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct SeriesKey {
-    peer_hash: u64,
-    /// Address of the `Arc<Workload>`, which the cached entry keeps alive so that it cannot be used twice.
-    workload: usize,
-    cluster_id: u32,
-    flags: Flags,
-    code: u16,
-    grpc_status: u16,
-    direction: Direction,
-    protocol: Protocol,
-    is_grpc: bool,
-    mtls: bool,
-}
-
-impl SeriesOf<'_> {
-    fn key(&self) -> SeriesKey {
-        SeriesKey {
-            peer_hash: self.peer_hash,
-            workload: self.workload.map_or(0, |w| Arc::as_ptr(w) as usize),
-            cluster_id: self.cluster.map_or(u32::MAX, |_| self.cluster_id),
-            flags: self.flags,
-            code: self.code,
-            grpc_status: self.grpc_status.map_or(u16::MAX, |s| labels::known_status(s) as u16),
-            direction: self.direction,
-            protocol: self.protocol,
-            is_grpc: self.is_grpc,
-            mtls: self.mtls,
-        }
-    }
-}
-
 /// The cells of one request series: the four families have the same labels.
 #[derive(Debug, Default)]
 pub struct RequestCells {
@@ -175,60 +144,6 @@ struct ShardTable {
     clusters: Published<ClusterCells>,
 }
 
-/// One worker's finder of cells of one kind.
-struct Finder<C> {
-    by_key: FastMap<SeriesKey, (Arc<C>, Option<Arc<Workload>>)>,
-    by_labels: HashMap<Labels, Arc<C>>,
-    guests: Guests,
-    /// When series were last looked for that nobody needs.
-    swept: Option<Instant>,
-}
-
-impl<C: Cells> Finder<C> {
-    fn new() -> Self {
-        let (by_key, by_labels) = (FastMap::default(), HashMap::new());
-        Self { by_key, by_labels, guests: Guests::default(), swept: None }
-    }
-
-    fn find(&mut self, series: &SeriesOf<'_>, local: &Local, published: &Published<C>) -> &C {
-        let key = series.key();
-        if self.by_key.len() >= MAX_KEYS && !self.by_key.contains_key(&key) {
-            self.by_key.clear();
-        }
-        if self.by_labels.len() >= MAX_SERIES && !self.by_key.contains_key(&key) {
-            self.sweep(published);
-        }
-        let (by_labels, guests) = (&mut self.by_labels, &mut self.guests);
-        let entry = self.by_key.entry(key).or_insert_with(|| {
-            let mut labels = labels::of(&guests.believed(series), local);
-            if by_labels.len() >= MAX_SERIES && !by_labels.contains_key(&labels) {
-                labels = labels::other(series.direction);
-            }
-            let cells = by_labels.entry(labels).or_insert_with_key(|labels| {
-                let cells = Arc::new(C::default());
-                published.add(labels.clone(), cells.clone());
-                cells
-            });
-            (cells.clone(), series.workload.cloned())
-        });
-        &entry.0
-    }
-
-    /// Forgets series in which nothing has happened for long.
-    #[cold]
-    fn sweep(&mut self, published: &Published<C>) {
-        let now = Instant::now();
-        if self.swept.is_some_and(|swept| now.duration_since(swept) < SWEEP) {
-            return;
-        }
-        self.swept = Some(now);
-        for labels in published.forget(now) {
-            self.by_labels.remove(&labels);
-        }
-        self.by_key.clear();
-    }
-}
-
 /// One worker's metrics.
 pub struct Shard {
     totals: Arc<Totals>,
@@ -265,21 +180,22 @@ impl Shard {
         messages: Option<(u64, u64)>,
     ) {
         let mut finder = self.requests.borrow_mut();
-        let cells = finder.find(series, &self.totals.local, &self.table.requests);
-        cells.requests.inc();
-        cells.duration.observe(millis);
-        cells.request_bytes.observe(received as f64);
-        cells.response_bytes.observe(sent as f64);
-        if let Some((request, response)) = messages {
-            cells.request_messages.add(request);
-            cells.response_messages.add(response);
-        }
+        finder.with(series, (&self.totals.local, &self.table.requests), |cells| {
+            cells.requests.inc();
+            cells.duration.observe(millis);
+            cells.request_bytes.observe(received as f64);
+            cells.response_bytes.observe(sent as f64);
+            if let Some((request, response)) = messages {
+                cells.request_messages.add(request);
+                cells.response_messages.add(response);
+            }
+        });
     }
 
     /// Calls `update` with the cells of a TCP series.
     pub fn tcp(&self, series: &SeriesOf<'_>, update: impl FnOnce(&TcpCells)) {
         let mut finder = self.tcp.borrow_mut();
-        update(finder.find(series, &self.totals.local, &self.table.tcp));
+        finder.with(series, (&self.totals.local, &self.table.tcp), update);
     }
 
     /// Counts copies of requests.

@@ -129,9 +129,14 @@ impl RouteTable {
         } else {
             authority
         };
-        let bare = without_dots(authority);
-        let authority = bare.as_deref().unwrap_or(authority);
-        let host = without_port(authority);
+        let (mut authority, mut host) = (authority, without_port(authority));
+        let bare;
+        if host.ends_with('.')
+            && let Some(cut) = without_dots(authority)
+        {
+            bare = cut;
+            (authority, host) = (&bare, without_port(&bare));
+        }
         let index = self.exact.get(authority).or_else(|| self.exact.get(host)).copied();
         let index = index.or_else(|| {
             let longer = |text: &str| host.len() > text.len();

@@ -244,6 +244,8 @@ impl Body {
 
     /// While nobody takes what comes: holds it for later, so that the connection, which others share, is not held up by it, nor ended
     /// for it. Only for HTTP/2, whose windows bound what that may be.
+    #[cold]
+    #[inline(never)]
     pub fn gather(&mut self, cx: &mut Context<'_>) {
         match self {
             Self::Empty | Self::H1(_) => {}

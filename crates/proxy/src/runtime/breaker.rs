@@ -103,8 +103,8 @@ pub struct Pass {
 pub struct Turned {
     /// It came when the time was over, as the first probe.
     pub half_opened: bool,
-    /// What came of it closed the breaker, or opened it, and why.
-    pub to: Option<(Phase, String)>,
+    /// What came of it closed the breaker, or opened it, and why. Every attempt hands this on, and seldom with anything in it.
+    pub to: Option<Box<(Phase, String)>>,
 }
 
 impl Turned {
@@ -344,7 +344,7 @@ impl Pass {
         } else {
             None
         };
-        Turned { half_opened, to }
+        Turned { half_opened, to: to.map(Box::new) }
     }
 }
 

@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,17 +21,19 @@ use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::metrics::ClusterCells;
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::{EndpointState, Reach};
+use crate::runtime::endpoint::EndpointState;
 use crate::runtime::limits::{ConnectionPermit, PendingPermit};
 use crate::upstream::connect::{self, Connected};
 use crate::upstream::way::Way;
 
 pub mod h1;
 pub mod h2;
+mod place;
 mod queue;
 
 pub use h1::H1Conn;
 pub use h2::H2Lease;
+use place::Place;
 use queue::Queues;
 
 /// How often idle connections are looked at.
@@ -42,13 +43,6 @@ const SWEEP: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_millis(100);
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
-
-/// Where a connection goes. The rest of what must agree is compared at checkout, see [`Fit`].
-type Place = (u32, SocketAddr, Reach);
-
-fn place(cluster: &ClusterHandle, endpoint: &EndpointState) -> Place {
-    (cluster.id, endpoint.address, endpoint.reach)
-}
 
 /// What a connection was made for.
 #[derive(Clone)]
@@ -173,7 +167,7 @@ impl Pools {
         let connected = if fresh || !cluster.limits.few_connections() {
             connecting().await?
         } else {
-            let mut turn = self.0.queues.join(place(cluster, endpoint));
+            let mut turn = self.0.queues.join(Place::of(cluster, endpoint));
             let first = tokio::select! {
                 biased;
                 conn = turn.handed() => Err(conn),
@@ -306,7 +300,7 @@ impl Pools {
     }
 
     fn shared(&self, cluster: &ClusterHandle, endpoint: &EndpointState) -> h2::Siblings {
-        self.0.h2.borrow_mut().entry(place(cluster, endpoint)).or_default().clone()
+        self.0.h2.borrow_mut().entry(Place::of(cluster, endpoint)).or_default().clone()
     }
 
     fn take_idle(
@@ -316,7 +310,7 @@ impl Pools {
         now: Instant,
     ) -> Option<H1Conn> {
         let mut pools = self.0.h1.borrow_mut();
-        let idle = pools.get_mut(&place(cluster, endpoint))?;
+        let idle = pools.get_mut(&Place::of(cluster, endpoint))?;
         while let Some(mut conn) = idle.pop() {
             if conn.suits(&self.0.way, cluster, endpoint, now) && conn.is_alive() {
                 return Some(conn);
@@ -347,7 +341,12 @@ impl Pools {
     /// Among those that rest.
     fn keep(&self, mut conn: H1Conn, now: Instant) {
         conn.rest(now);
-        self.0.h1.borrow_mut().entry(conn.place()).or_default().push(conn);
+        let mut pools = self.0.h1.borrow_mut();
+        match pools.get_mut(&conn.place()) {
+            Some(idle) => idle.push(conn),
+            None => drop(pools.insert(conn.place(), vec![conn])),
+        }
+        drop(pools);
         self.start_sweeping();
     }
 
@@ -377,7 +376,7 @@ impl Pools {
         let found = {
             let mut pools = self.0.h1.borrow_mut();
             let mut of_cluster =
-                pools.iter_mut().filter(|((id, ..), idle)| *id == cluster && !idle.is_empty());
+                pools.iter_mut().filter(|(place, idle)| place.cluster == cluster && !idle.is_empty());
             // The oldest: the bottom of the stack.
             of_cluster.next().map(|(_, idle)| idle.remove(0))
         };
@@ -390,13 +389,13 @@ impl Pools {
     /// Those of HTTP/2 of a cluster.
     fn shared_of(&self, cluster: u32) -> Vec<h2::Siblings> {
         let all = self.0.h2.borrow();
-        all.iter().filter(|((id, ..), _)| *id == cluster).map(|(_, shared)| shared.clone()).collect()
+        all.iter().filter(|(place, _)| place.cluster == cluster).map(|(_, shared)| shared.clone()).collect()
     }
 
     /// Whether a cluster has any connection.
     fn has_any(&self, cluster: u32) -> bool {
         let h1 = self.0.h1.borrow();
-        h1.iter().any(|((id, ..), idle)| *id == cluster && !idle.is_empty())
+        h1.iter().any(|(place, idle)| place.cluster == cluster && !idle.is_empty())
             || self.shared_of(cluster).iter().any(|shared| !shared.is_empty())
     }
 

@@ -8,13 +8,20 @@ use crate::http::trace;
 use crate::runtime::breaker::{Phase, Turned};
 
 /// Ends the span of an attempt. Where there is a circuit breaker it is sent when that has been told of the attempt, which is next.
+#[inline]
 pub(super) fn end_span(
     ctx: &mut RequestCtx<'_>,
     span: Option<Box<SpanRecord>>,
     status: Option<u16>,
     failure: Option<&Failure>,
 ) {
-    let Some(span) = span else { return };
+    if let Some(span) = span {
+        end(ctx, span, status, failure);
+    }
+}
+
+#[inline(never)]
+fn end(ctx: &mut RequestCtx<'_>, span: Box<SpanRecord>, status: Option<u16>, failure: Option<&Failure>) {
     let span = trace::finish_client(*span, status, failure);
     if ctx.record.cluster.as_ref().is_some_and(|cluster| cluster.breaker.is_some()) {
         ctx.extras().ended = Some(Box::new(span));
@@ -67,7 +74,7 @@ pub fn note(span: &mut SpanRecord, turned: Turned) {
     if turned.half_opened {
         add(Phase::HalfOpen, start, None);
     }
-    if let Some((phase, why)) = turned.to {
+    if let Some((phase, why)) = turned.to.map(|to| *to) {
         add(phase, end, Some(why).filter(|why| !why.is_empty()));
     }
 }

@@ -115,10 +115,15 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
 }
 
 /// The bits of one line's name in a presence set: its own, and that of its prefix.
+#[inline]
 pub(super) fn bits(name: &[u8], known: Known) -> u64 {
+    // Nearly all begin with another letter.
+    if let [b'x' | b'X', ..] = name { known.bit() | bits_of_x(name, known) } else { known.bit() }
+}
+
+fn bits_of_x(name: &[u8], known: Known) -> u64 {
     // What is recognised has its dashes, and looks like nothing else.
-    let lookalike = if known == Known::Other { lookalike_bit(name) } else { 0 };
-    known.bit() | prefix_bit(name) | lookalike
+    prefix_bit(name) | if known == Known::Other { lookalike_bit(name) } else { 0 }
 }
 
 /// Most names are done with after a look at their first letters.

@@ -206,12 +206,15 @@ async fn each_request_is_told_what_it_has_made_of_it() {
     let told = |outcome| breaker.admit().unwrap_or_else(|refused| panic!("{refused}")).tell(outcome);
     assert!(told(GOOD).is_nothing() && told(BAD).is_nothing());
     let why = || "2 requests in a row failed".to_owned();
-    assert_eq!(told(BAD), Turned { half_opened: false, to: Some((Phase::Open, why())) });
+    assert_eq!(told(BAD), Turned { half_opened: false, to: Some(Box::new((Phase::Open, why()))) });
     pass(rules().open_time).await;
-    assert_eq!(told(BAD), Turned { half_opened: true, to: Some((Phase::Open, "a probe failed".into())) });
+    assert_eq!(
+        told(BAD),
+        Turned { half_opened: true, to: Some(Box::new((Phase::Open, "a probe failed".into()))) }
+    );
     pass(rules().open_time).await;
     // It has opened half, and says nothing else.
     assert_eq!(told(Outcome::LocalFailure), Turned { half_opened: true, to: None });
-    assert_eq!(told(GOOD), Turned { half_opened: false, to: Some((Phase::Closed, String::new())) });
+    assert_eq!(told(GOOD), Turned { half_opened: false, to: Some(Box::new((Phase::Closed, String::new()))) });
     assert!(told(GOOD).is_nothing());
 }

@@ -13,7 +13,7 @@ use crate::http::send::H1Sender;
 use crate::http::wire;
 use crate::metrics::ClusterCells;
 use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::{EndpointState, Reach};
+use crate::runtime::endpoint::EndpointState;
 use crate::upstream::connect::{Connected, Held};
 use crate::upstream::way::Way;
 
@@ -30,8 +30,7 @@ pub struct Meta {
     pub local: Option<SocketAddr>,
     /// Requests that it has served, the current one included.
     pub requests: u32,
-    address: SocketAddr,
-    reach: Reach,
+    place: Place,
     fit: Fit,
     idle_since: Instant,
     begun: Instant,
@@ -48,8 +47,7 @@ impl H1Conn {
             parser: ResponseParser::new(limits),
             local: Some(connected.local),
             requests: 0,
-            address: endpoint.address,
-            reach: endpoint.reach,
+            place: Place::of(&fit.cluster, endpoint),
             fit,
             idle_since: Instant::now(),
             begun: Instant::now(),
@@ -66,7 +64,7 @@ impl H1Conn {
     }
 
     pub(super) fn place(&self) -> Place {
-        (self.meta.fit.cluster.id, self.meta.address, self.meta.reach)
+        self.meta.place
     }
 
     pub(super) fn cluster(&self) -> &Arc<ClusterHandle> {
@@ -100,7 +98,7 @@ impl H1Conn {
 
     pub(super) fn is_too_old(&self, now: Instant) -> bool {
         let idle = self.meta.fit.cluster.config.idle_timeout;
-        !idle.is_zero() && now.saturating_duration_since(self.meta.idle_since) >= idle
+        !idle.is_zero() && self.meta.idle_since.checked_add(idle).is_some_and(|end| now >= end)
     }
 
     /// Whether it has served for as long as one may while others wait.
