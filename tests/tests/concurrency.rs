@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::BINARY;
+use crate::health_checks::DENY;
 use crate::limits::{Gate, log_has, plenty};
 use crate::thin_thread::{catalog, web};
 
@@ -218,12 +219,6 @@ async fn a_limit_is_exact_for_five_hundred_requests_at_once_and_counts_on_throug
     until(&catalog, "outrigger_concurrency_requests", 0.0).await;
     assert_eq!(get(entry, "/", "").await.unwrap().0, 200);
 }
-
-const DENY: &str = "apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: denied, namespace: shop}
-spec: {action: DENY, rules: [{to: [{operation: {paths: [/denied]}}]}]}
-";
 
 /// The caller's sidecar goes elsewhere, by its default retries, and holds it against nobody.
 #[tokio::test(flavor = "multi_thread")]

@@ -203,7 +203,8 @@ async fn who_is_not_well_gets_nothing_until_it_is_and_no_request_fails() {
     println!("{good} requests, {bad} failed");
 }
 
-const DENY: &str = "apiVersion: security.istio.io/v1
+/// Nobody may ask `/denied`.
+pub(crate) const DENY: &str = "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: denied, namespace: shop}
 spec: {action: DENY, rules: [{to: [{operation: {paths: [/denied]}}]}]}

@@ -77,10 +77,12 @@ impl Versioned {
 
     /// As its kind of client reads it.
     pub fn encoded(&self) -> &Encoded {
-        self.encoded.get_or_init(|| match self.unsent.lock().take() {
-            Some(resource) => encode(&resource, self.kind),
+        self.encoded.get_or_init(|| {
+            let mut unsent = self.unsent.lock();
+            let encoded = unsent.as_ref().map(|resource| encode(resource, self.kind));
+            *unsent = None;
             // Only this takes it, and only once.
-            None => Encoded { type_url: "", value: Vec::new() },
+            encoded.unwrap_or(Encoded { type_url: "", value: Vec::new() })
         })
     }
 

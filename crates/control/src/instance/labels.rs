@@ -73,9 +73,9 @@ impl FromIterator<(String, String)> for Labels {
 
 impl PartialEq for Labels {
     fn eq(&self, other: &Self) -> bool {
-        let same = |one: &Arc<Map>, other: &Arc<Map>| Arc::ptr_eq(one, other);
-        self.0.as_ref().zip(other.0.as_ref()).is_some_and(|(one, other)| same(one, other))
-            || **self == **other
+        let shared =
+            self.0.as_ref().zip(other.0.as_ref()).is_some_and(|(one, other)| Arc::ptr_eq(one, other));
+        shared || **self == **other
     }
 }
 

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 pub(super) const MOST: usize = 3 << 20;
 /// Questions at once; others wait for their turn.
 const QUESTIONS: usize = 16;
-/// What questions may weigh together while they are answered, and one of them, alone then: an object of seven bytes is hundreds in memory.
-const ROOM: (u32, u32) = (96 << 20, 96 << 20);
+/// What questions may weigh together while they are answered: an object of seven bytes is hundreds in memory.
+const ROOM: u32 = 96 << 20;
 /// A map with anything in it, as serde_json keeps it; a list; what is in either.
 const WEIGHTS: (u32, u32, u32) = (640, 128, 64);
 /// Bodies on their way at once, and how long each may take: who is slow there holds up nobody whose question is whole.
@@ -33,7 +33,7 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(patience: Duration) -> Self {
         let (bodies, places) = (Semaphore::new(BODIES.0), Semaphore::new(QUESTIONS));
-        let room = Semaphore::new(ROOM.0 as usize);
+        let room = Semaphore::new(ROOM as usize);
         Self { bodies, places, room, patience, unreadable: AtomicU64::new(0) }
     }
 
@@ -57,7 +57,7 @@ impl Desk {
                 }
             };
             let weight = weight(&body);
-            if weight > ROOM.1 {
+            if weight > ROOM {
                 let why = "the body has more maps and lists than an object of a cluster ever has";
                 return wrong(StatusCode::PAYLOAD_TOO_LARGE, why);
             }
@@ -108,8 +108,8 @@ mod tests {
     fn json_is_weighed_by_what_it_becomes() {
         let maps = |count: usize| format!("[{}]", vec![r#"{"":0}"#; count].join(","));
         let heavy = maps(MOST / 7 - 1);
-        assert!(heavy.len() <= MOST && weight(heavy.as_bytes()) > ROOM.1, "3 MiB that would be 270");
-        assert!(weight(maps(30_000).as_bytes()) < ROOM.1, "a large object of a cluster");
+        assert!(heavy.len() <= MOST && weight(heavy.as_bytes()) > ROOM, "3 MiB that would be 270");
+        assert!(weight(maps(30_000).as_bytes()) < ROOM, "a large object of a cluster");
         let text = format!("{:?}", "{[,:".repeat(100_000) + "\\\"");
         assert_eq!(weight(text.as_bytes()) as usize, text.len(), "what is in a text is text");
         assert_eq!(weight(b"{}"), 2);

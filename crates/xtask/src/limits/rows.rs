@@ -341,11 +341,11 @@ pub const ROWS: &[Row] = &[
                 "control/src/webhook/desk.rs",
                 &[
                     "MOST",
-                    "ROOM: (u32, u32) = (…, {});",
+                    "ROOM",
                     "BODIES: (usize, Duration) = ({},",
                     "BODIES: (usize, Duration) = (…, {});",
                     "QUESTIONS",
-                    "ROOM: (u32, u32) = ({},",
+                    "ROOM",
                 ],
             ),
             ("control/src/webhook.rs", &["PATIENCE"]),

@@ -3,28 +3,16 @@ use std::sync::Arc;
 use outrigger_rules::parse;
 
 use super::*;
-use crate::keeper::{Keeper, Start};
+use crate::keeper::Keeper;
+use crate::keeper::tests::keeper;
 use crate::registry::{Event, Item, Source};
-use crate::store::memory::Memory;
 
 /// One field has no effect, and the host is nobody's.
 const ROUTE: &str =
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: catalog, namespace: shop},
     spec: {hosts: [catalog], gateways: [mesh, front], http: [{route: [{destination: {host: catalog}}]}]}}";
 
-/// A mesh in which a cluster says these rules.
-async fn keeper() -> Keeper {
-    let store = Arc::new(Memory::default());
-    let start = Start {
-        contents: store.contents(),
-        store,
-        settings: MeshSettings::default(),
-        said: Vec::new(),
-        roots_pem: "roots".into(),
-    };
-    Keeper::start(start).await.unwrap()
-}
-
+/// What a cluster says.
 async fn say(keeper: &Keeper, text: &str) {
     let rules = parse("", text).objects.into_iter().map(|object| Item::Rule(Box::new(object)));
     let source = Source { last: false, place: 1, registry: "cluster".into(), part: "VirtualService".into() };
@@ -33,7 +21,7 @@ async fn say(keeper: &Keeper, text: &str) {
 
 #[tokio::test]
 async fn what_a_rule_says_in_vain_is_found_beside_what_is_wrong_with_all_and_read_once() {
-    let (keeper, mut found) = (keeper().await, Found::default());
+    let (keeper, mut found) = (keeper().await.0, Found::default());
     say(&keeper, ROUTE).await;
     found.renew(&keeper.published(), "cluster", &MeshSettings::default());
     let of = |found: &Found| -> Vec<String> {

@@ -5,8 +5,7 @@ use serde_json::json;
 use tower::ServiceExt;
 
 use super::*;
-use crate::keeper::Start;
-use crate::store::memory::Memory;
+use crate::keeper::tests::keeper;
 
 const ROUTE: &str = "
 apiVersion: networking.istio.io/v1
@@ -22,15 +21,7 @@ spec: {host: catalog, subsets: [{name: v1, labels: {version: v1}}]}
 
 /// A validator in a mesh with these rules.
 async fn validator(rules: &str) -> (Router, Registry) {
-    let store = Arc::new(Memory::default());
-    let start = Start {
-        contents: store.contents(),
-        store,
-        settings: MeshSettings::default(),
-        said: Vec::new(),
-        roots_pem: "roots".into(),
-    };
-    let keeper = Keeper::start(start).await.unwrap();
+    let (keeper, _) = keeper().await;
     let instance =
         crate::instance::sample("c-1", "catalog", "v1", "127.0.0.5", 8080, crate::instance::Protocol::Http);
     keeper.register(instance, crate::registry::api::Caller::Operator("ann".into())).await.unwrap();
