@@ -1,6 +1,7 @@
 //! TLS to servers outside the mesh: a DestinationRule's `SIMPLE` and `MUTUAL`. Names are DNS names and public rules
 //! apply (TLS 1.2 is allowed); SPIFFE secure naming is `connect`'s.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,6 +13,9 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use webpki::EndEntityCert;
 
 use crate::error::{CertificateProblem, IdentityError};
@@ -66,6 +70,22 @@ pub fn upstream_client_config(settings: &UpstreamTls) -> Result<Arc<ClientConfig
     Ok(Arc::new(config))
 }
 
+/// TLS to an application of one's own host, to hear whether it is well: as with a kubelet's probes, whose certificate it is does not matter. Nothing
+/// that is nobody else's business may be sent there.
+///
+/// # Errors
+/// No handshake comes about.
+pub async fn connect_unverified<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    address: IpAddr,
+) -> std::io::Result<TlsStream<S>> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(std::io::Error::other)?.dangerous();
+    let mut config = builder.with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    TlsConnector::from(Arc::new(config)).connect(ServerName::from(address), stream).await
+}
+
 /// Whether anybody can be verified by roots: all of them are certificates that can be read.
 ///
 /// # Errors
@@ -105,6 +125,45 @@ fn client_key(chain: &str, key: &str) -> Result<CertifiedKey, IdentityError> {
         pem::private_keys(key).map_err(CertificateProblem::BadKey)?.pop().ok_or(CertificateProblem::NoKey)?;
     CertifiedKey::from_der(chain, key, &provider())
         .map_err(|error| CertificateProblem::BadKey(error.to_string()).into())
+}
+
+/// Accepts everybody: who does not ask for a name need not look at signatures either, and old certificates could not be read for that.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Accepts a server that has one of the given names instead of the SNI's.

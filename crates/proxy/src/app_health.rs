@@ -11,10 +11,12 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
+use outrigger_identity::upstream::connect_unverified;
 use outrigger_model::names;
 use outrigger_telemetry::admin::{AdminResponse, Row};
 use serde::Deserialize;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -105,6 +107,9 @@ pub struct Http {
     /// `Host`. Default the address and port.
     #[serde(default)]
     pub host: Option<String>,
+    /// By TLS; as with a kubelet, whose certificate it is does not matter. Default false.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// A connection.
@@ -188,11 +193,17 @@ impl Probe {
     /// Asks; `headers` are those of whoever asked us.
     async fn ask(&self, headers: &HeaderMap) -> Result<StatusCode, String> {
         match self {
-            Self::Http(Http { port, address, path, host }) => {
+            Self::Http(Http { port, address, path, host, tls }) => {
                 let address = SocketAddr::new(*address, *port);
-                http(address, path, host.as_deref(), headers)
-                    .await
-                    .map_err(|error| format!("{address}: {error}"))
+                let asked = async {
+                    let request = get(address, path, host.as_deref(), headers)?;
+                    let tcp = to_application(address).await?;
+                    match tls {
+                        true => http(connect_unverified(tcp, address.ip()).await?, request).await,
+                        false => http(tcp, request).await,
+                    }
+                };
+                asked.await.map_err(|error: AnyError| format!("{address}: {error}"))
             }
             Self::Tcp(Tcp { port, address }) => {
                 let address = SocketAddr::new(*address, *port);
@@ -206,6 +217,7 @@ impl Probe {
     }
 }
 
+type Nothing = http_body_util::Empty<Bytes>;
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// TCP to the application at any address of its host, past the sidecar.
@@ -216,14 +228,12 @@ async fn to_application(address: SocketAddr) -> std::io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-async fn http(
+fn get(
     address: SocketAddr,
     path: &str,
     host: Option<&str>,
     asked: &HeaderMap,
-) -> Result<StatusCode, AnyError> {
-    let tcp = to_application(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+) -> Result<Request<Nothing>, http::Error> {
     let mut request = Request::get(path).header(header::CONNECTION, "close");
     request = request.header(header::HOST, host.map_or_else(|| address.to_string(), str::to_owned));
     // Applications tell probes from visitors by User-Agent, and probes may be written with headers of their own.
@@ -233,7 +243,14 @@ async fn http(
     for (name, value) in asked.iter().filter(|(name, _)| is_his(name)) {
         request = request.header(name, value);
     }
-    let request = request.body(http_body_util::Empty::<Bytes>::new())?;
+    request.body(Nothing::new())
+}
+
+async fn http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Nothing>,
+) -> Result<StatusCode, AnyError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answered = async move { Ok(sender.send_request(request).await?.status()) };
     driven(answered, connection).await
 }
@@ -302,172 +319,4 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, AnyError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::bootstrap::Bootstrap;
-
-    async fn answering(answer: &'static str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = [0; 1024];
-                let n = stream.read(&mut head).await.unwrap();
-                assert!(n == 0 || head.starts_with(b"GET /healthz?full HTTP/1.1\r\n"));
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-        });
-        address
-    }
-
-    fn probe(address: SocketAddr) -> Probe {
-        Probe::Http(Http {
-            port: address.port(),
-            address: address.ip(),
-            path: "/healthz?full".into(),
-            host: None,
-        })
-    }
-
-    #[tokio::test]
-    async fn the_applications_status_is_the_answer() {
-        for status in [200, 302, 404, 500] {
-            let text = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
-            let address = answering(Box::leak(text.into_boxed_str())).await;
-            assert_eq!(probe(address).ask(&HeaderMap::new()).await.unwrap().as_u16(), status);
-        }
-        let address = answering("").await;
-        assert!(probe(address).ask(&HeaderMap::new()).await.is_err(), "an end is no answer");
-        let tcp = Probe::Tcp(Tcp { port: address.port(), address: address.ip() });
-        assert_eq!(tcp.ask(&HeaderMap::new()).await, Ok(StatusCode::OK));
-        let nobody = Probe::Tcp(Tcp { port: 1, address: localhost() });
-        assert!(nobody.ask(&HeaderMap::new()).await.unwrap_err().starts_with("127.0.0.1:1: "));
-    }
-
-    #[tokio::test]
-    async fn headers_of_the_probe_reach_the_application_but_for_those_of_its_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let heard = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = vec![0; 4096];
-            let n = stream.read(&mut head).await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-            String::from_utf8_lossy(&head[..n]).to_lowercase()
-        });
-        let asked = [
-            ("x-probe", "yes"),
-            ("x-forwarded-proto", "https"),
-            ("user-agent", "kube-probe/1.33"),
-            ("connection", "x"),
-            ("host", "10.1.0.7:15021"),
-            ("x-forwarded-client-cert", "URI=spiffe://mesh/ns/shop/sa/admin"),
-            ("x.forwarded_client.cert", "URI=spiffe://mesh/ns/shop/sa/admin"),
-            ("x-outrigger-peer", "spiffe://mesh"),
-            ("x-envoy-peer-metadata", "spiffe://mesh"),
-        ];
-        let asked =
-            asked.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        probe(address).ask(&asked.into_iter().collect()).await.unwrap();
-        let head = heard.await.unwrap();
-        assert!(
-            head.contains("x-probe: yes\r\n") && head.contains("user-agent: kube-probe/1.33\r\n"),
-            "{head}"
-        );
-        assert!(
-            head.contains(&format!("host: {address}\r\n")) && head.matches("host:").count() == 1,
-            "{head}"
-        );
-        assert!(!head.contains("connection: x"), "{head}");
-        assert!(head.contains("x-forwarded-proto: https\r\n"), "or it is sent to where that is so: {head}");
-        assert!(!head.contains("spiffe"), "a stranger says what only sidecars may: {head}");
-    }
-
-    async fn grpc_server(answer: &'static [u8], status: &'static str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
-            while let Some(Ok((request, mut respond))) = connection.accept().await {
-                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
-                stream.send_data(answer.into(), false).unwrap();
-                let trailers = [(HeaderName::from_static("grpc-status"), status.parse().unwrap())];
-                stream.send_trailers(trailers.into_iter().collect()).unwrap();
-            }
-        });
-        address
-    }
-
-    #[tokio::test]
-    async fn only_serving_is_healthy() {
-        for (answer, status, healthy) in [
-            (&[0, 0, 0, 0, 2, 8, 1][..], "0", true),
-            (&[0, 0, 0, 0, 2, 8, 2], "0", false),
-            (&[0, 0, 0, 0, 0], "0", false),
-            (&[], "5", false),
-        ] {
-            let address = grpc_server(answer, status).await;
-            let service = "shop.Pricing".into();
-            let probe = Probe::Grpc(Grpc { port: address.port(), address: address.ip(), service });
-            assert_eq!(probe.ask(&HeaderMap::new()).await.is_ok(), healthy, "{answer:?} {status}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_has_the_time_that_the_bootstrap_gives_it() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, address) = (listener.local_addr().unwrap().port(), localhost());
-        // Answers after half a minute.
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut head = [0; 1024];
-                    let _ = stream.read(&mut head).await;
-                    tokio::time::sleep(Duration::from_secs(30)).await;
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-                });
-            }
-        });
-        let probe = Probe::Http(Http { port, address, path: "/".into(), host: None });
-        for (patience, status) in [(Some(10), 504), (Some(45), 200), (None, 200)] {
-            let patience = patience.map(Duration::from_secs);
-            let probes = BTreeMap::from([("p".to_owned(), Entry { probe: probe.clone(), patience })]);
-            let table = outrigger_telemetry::admin::Table::new("t").with(row(probes));
-            let answer = table.answer(outrigger_telemetry::admin::AdminRequest {
-                method: Method::GET,
-                path: "/app-health/p".into(),
-                tail: String::new(),
-                query: Vec::new(),
-                headers: HeaderMap::new(),
-                body: Bytes::new(),
-                peer: (address, 1).into(),
-            });
-            assert_eq!(answer.await.status.as_u16(), status, "{patience:?}");
-        }
-    }
-
-    #[test]
-    fn probes_are_written_in_the_bootstrap_file() {
-        let read = |probe: &str| {
-            let text = format!("node: {{id: a}}\nstate_dir: /s\nprobes:\n  ready: {probe}\n");
-            Bootstrap::parse(Path::new("b"), &text)
-        };
-        let probe = Probe::Http(Http { port: 8080, address: localhost(), path: "/ok".into(), host: None });
-        for (timeout, patience) in [("", Some(10)), (", timeout: 45s", Some(45)), (", timeout: 0s", None)] {
-            let patience = patience.map(Duration::from_secs);
-            let read = read(&format!("{{http: {{port: 8080, path: /ok}}{timeout}}}")).unwrap();
-            assert_eq!(read.probes["ready"], Entry { probe: probe.clone(), patience });
-        }
-        assert!(read("{grpc: {port: 9090}}").is_ok());
-        for neither in ["{timeout: 1s}", "{tcp: {port: 1}, grpc: {port: 1}}"] {
-            assert!(read(neither).unwrap_err().to_string().contains("one of http, tcp and grpc"));
-        }
-        assert!(read("{exec: {command: ls}}").unwrap_err().to_string().contains("exec"));
-    }
-}
+mod tests;
