@@ -25,9 +25,10 @@ mod status;
 mod wishes;
 pub mod workload;
 
+pub use containers::VARIABLE as BOOTSTRAP;
 pub use decision::decides_alone;
 pub use release::Release;
-pub use settings::{InjectSettings, NativeSidecar};
+pub use settings::{FailurePolicy, InjectSettings, NativeSidecar, PullSecret};
 pub use status::uninject;
 
 /// The container that installs the rules of interception.
@@ -143,8 +144,12 @@ pub fn inject(
     let wishes = wishes::read(before, subject.namespace, settings, subject.kubernetes)?;
     let mut warnings = wishes.warnings.clone();
     warnings.extend(kinds::warnings(before, &wishes, settings, subject.kubernetes));
+    warnings.extend(kinds::forbidden(subject.namespace, settings));
+    warnings.extend(kinds::lost(before, settings));
     warnings.extend(passing_by(before));
+    warnings.extend(scraped(before));
     warnings.extend(decision::ingress(before, subject.namespace));
+    warnings.extend(decision::mistaken(before, settings));
     let mut pod = before.clone();
     let named = names(before, subject.workload);
     let spec = fields(&mut pod, "spec")?;
@@ -202,7 +207,7 @@ fn names(pod: &Value, workload: Option<&str>) -> Names {
 }
 
 /// What made it. A Pod may have no name yet.
-fn owner(pod: &Value) -> String {
+pub fn owner(pod: &Value) -> String {
     let metadata = &pod["metadata"];
     let owners = metadata["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -224,13 +229,25 @@ fn owner(pod: &Value) -> String {
 fn passing_by(pod: &Value) -> Option<String> {
     let spec = &pod["spec"];
     let of = |value: &Value| value["securityContext"]["runAsUser"].as_u64();
-    let all = spec["containers"].as_array().into_iter().flatten();
+    let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
     let mut own = all.filter(|container| of(container).or(of(spec)) == Some(containers::UID));
     own.next().map(|container| {
         format!(
             "container {} runs as user {}, which is the sidecar's: what it sends is not intercepted; give it another runAsUser",
             container["name"],
             containers::UID
+        )
+    })
+}
+
+/// Metrics of the application, which a Prometheus asks for at its own port.
+fn scraped(pod: &Value) -> Option<String> {
+    let scrape = &pod["metadata"]["annotations"]["prometheus.io/scrape"];
+    (scrape == "true").then(|| {
+        format!(
+            "annotation prometheus.io/scrape is the application's: its metrics are not merged with the sidecar's (port {}), and under STRICT a \
+             Prometheus outside of the mesh does not reach them; traffic.sidecar.istio.io/excludeInboundPorts opens their port to it",
+            containers::METRICS_PORT
         )
     })
 }

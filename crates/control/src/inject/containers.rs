@@ -18,7 +18,7 @@ use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, VALIDATION, list
 use crate::service_accounts::AUDIENCE;
 
 /// The variable that it is in.
-pub(super) const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
+pub const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
 /// The sidecar's user and group, whose connections the rules let pass.
 pub(super) const UID: u64 = 1337;
 pub(super) const METRICS_PORT: u16 = 15020;
@@ -88,6 +88,11 @@ fn container(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     container
 }
 
+/// Where Pods may have no other (PodSecurity, restricted), an application often says it of its own containers alone.
+fn seccomp() -> Value {
+    json!({"type": "RuntimeDefault"})
+}
+
 /// For the application to end: what the Pod has for all of it, but for what the sidecar needs then.
 fn patience(spec: &Fields) -> u64 {
     let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(GRACE);
@@ -109,7 +114,7 @@ fn init(name: &str, wishes: &Wishes, settings: &InjectSettings) -> Value {
     init["securityContext"] = json!({
         "runAsUser": user, "runAsGroup": user, "runAsNonRoot": user != 0,
         "privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-        "capabilities": capabilities,
+        "capabilities": capabilities, "seccompProfile": seccomp(),
     });
     init
 }
@@ -135,7 +140,7 @@ fn sidecar(text: &str, spec: &Fields, wishes: &Wishes, settings: &InjectSettings
     sidecar["securityContext"] = json!({
         "runAsUser": UID, "runAsGroup": UID, "runAsNonRoot": true,
         "privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-        "capabilities": {"drop": ["ALL"]},
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": seccomp(),
     });
     sidecar["startupProbe"] =
         json!({"httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600});

@@ -16,7 +16,9 @@ const LINKERD: &str = "linkerd.io/inject";
 const INGRESS: &str = "ingress";
 const ISTIO_POD: &str = "sidecar.istio.io/inject";
 const ISTIO_NAMESPACE: &str = "istio-injection";
-const REVISIONS: [&str; 2] = [REVISION, "istio.io/rev"];
+/// Of namespaces; of Pods the last alone, for the first says what a Pod has got.
+const REVISIONS: [&str; 2] = [REVISION, POD_REVISION];
+const POD_REVISION: &str = "istio.io/rev";
 
 /// A wish, and the label or annotation that has it.
 struct Word {
@@ -42,7 +44,7 @@ fn cannot(pod: &Value) -> Option<String> {
     if spec["hostNetwork"] == true {
         return Some("it is in the network of its node (hostNetwork), where a sidecar would take everybody's connections".into());
     }
-    if spec["os"]["name"] == "windows" {
+    if spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows" {
         return Some("it is for Windows".into());
     }
     let sidecar = container_names(spec).find(|name| SIDECARS.contains(name))?;
@@ -68,7 +70,7 @@ fn unwanted(pod: &Value, namespace: &Namespace, settings: &InjectSettings) -> Op
         return Some(format!("its namespace says no ({key})"));
     }
     let of_namespace = REVISIONS.iter().find_map(|key| namespace.labels.get(*key)).map(String::as_str);
-    let of_pod = REVISIONS.iter().find_map(|key| pod["metadata"]["labels"][*key].as_str());
+    let of_pod = pod["metadata"]["labels"][POD_REVISION].as_str();
     let revision = match by_namespace {
         // Istio's label goes before its revisions, whatever else is said.
         Some(_) if namespace.labels.get(ISTIO_NAMESPACE).is_some_and(|text| !text.is_empty()) => None,
@@ -102,6 +104,15 @@ fn namespace_says(namespace: &Namespace) -> Option<Word> {
 fn word(key: &'static str, text: &str) -> Option<Word> {
     let yes = ["true", "enabled", "yes", "y", "on"].iter().any(|yes| text.eq_ignore_ascii_case(yes));
     (!text.is_empty()).then_some(Word { key, yes: yes || (key == LINKERD && text == INGRESS) })
+}
+
+/// The label by which a Pod says what it has got, used for what it wants.
+pub(super) fn mistaken(pod: &Value, settings: &InjectSettings) -> Option<String> {
+    let said = pod["metadata"]["labels"][REVISION].as_str().filter(|said| *said != settings.revision())?;
+    let own = settings.revision();
+    Some(format!(
+        "label {REVISION}: {said} of a Pod is what it has got, and now says {own}, whose sidecar this is; {POD_REVISION}: {said} asks for another"
+    ))
 }
 
 /// A sidecar is wanted, and of a kind that there is not.

@@ -1,4 +1,4 @@
-//! Which kind of container a sidecar is, and what that means for its Pod.
+//! Which kind of container a sidecar is, and what that means for its Pod; and what of the Pod or its namespace keeps it from starting.
 //!
 //! A native one (an init container that goes on) starts before all others and ends after them, and needs Kubernetes 1.29 at the API server and
 //! at the Pod's node. An older API server drops the field that makes it one, and the Pod never gets beyond it. A plain one stands beside the others: it
@@ -7,7 +7,42 @@
 use serde_json::Value;
 
 use super::wishes::Wishes;
-use super::{InjectSettings, NativeSidecar, Release};
+use super::{INIT, InjectSettings, Namespace, NativeSidecar, Release, containers};
+
+/// By which a namespace says what its Pods may be.
+const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+
+/// A Pod that its namespace does not take: the container that makes the rules of interception has a privilege.
+pub(super) fn forbidden(namespace: &Namespace, settings: &InjectSettings) -> Option<String> {
+    let level = namespace
+        .labels
+        .get(POD_SECURITY)
+        .filter(|level| matches!(level.as_str(), "restricted" | "baseline"))?;
+    (containers::first(settings) == Some(INIT)).then(|| {
+        format!(
+            "the namespace takes no Pod with a privilege ({POD_SECURITY}: {level}), and {INIT} needs NET_ADMIN: the Pod will be refused; the CNI plugin \
+             (cni.enabled) makes the rules without one"
+        )
+    })
+}
+
+/// A Pod whose name servers know nothing of the cluster: its sidecar does not find the control plane, and it does not start.
+pub(super) fn lost(pod: &Value, settings: &InjectSettings) -> Option<String> {
+    let (host, _) = settings.control_plane.rsplit_once(':')?;
+    let spec = &pod["spec"];
+    let is_address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+    let policy =
+        spec["dnsPolicy"].as_str().filter(|policy| matches!(*policy, "Default" | "None") && !is_address)?;
+    let mut searched = spec["dnsConfig"]["searches"].as_array().into_iter().flatten();
+    // Its own words may well be those of the cluster.
+    let is_found = spec["dnsConfig"]["nameservers"].is_array() && searched.next().is_some();
+    (!is_found).then(|| {
+        format!(
+            "dnsPolicy: {policy} has the sidecar look for the control plane ({host}) at name servers that may not know it, and the Pod does not start \
+             without it; dnsConfig with nameservers and searches of the cluster mends it"
+        )
+    })
+}
 
 /// What the author of a Pod should know of it.
 pub(super) fn warnings(

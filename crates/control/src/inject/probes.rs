@@ -93,9 +93,6 @@ fn asked(probe: &Value, ports: &Value) -> Option<Result<Value, &'static str>> {
         if elsewhere(http) {
             return None;
         }
-        if http["scheme"].as_str().is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http")) {
-            return Some(Err("the sidecar cannot ask by HTTPS"));
-        }
         let path = http["path"].as_str().unwrap_or_default();
         let mut how =
             json!({"address": address, "path": verbatim(&format!("/{}", path.trim_start_matches('/')))});
@@ -104,6 +101,9 @@ fn asked(probe: &Value, ports: &Value) -> Option<Result<Value, &'static str>> {
             headers.filter(|header| is_host(header)).find_map(|header| header["value"].as_str())
         {
             how["host"] = verbatim(host).into();
+        }
+        if http["scheme"].as_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
+            how["tls"] = true.into();
         }
         return Some(port(http).map(|port| {
             how["port"] = port.into();

@@ -22,11 +22,17 @@ pub struct InjectSettings {
     pub webhook: String,
     /// The ValidatingWebhookConfiguration of which the same holds. Default `outrigger-validator`.
     pub validating_webhook: String,
+    /// What becomes of a rule for which there was no time, as that configuration says of those that nobody was asked about: it is stored (`Ignore`),
+    /// or not (`Fail`). Default `Ignore`.
+    pub validation_failure_policy: FailurePolicy,
     /// The sidecar's image. Required.
     pub image: String,
     /// When it is pulled. Default: as Kubernetes does by the image's tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<String>,
+    /// Secrets by which it is pulled, added to those of the Pod: they must be in the Pod's namespace. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<PullSecret>,
     /// The control plane as sidecars reach it, `host:port`. Default `outrigger-control.outrigger-system.svc:15012`.
     pub control_plane: String,
     /// Which sidecars are ours to inject. Default: those of whoever names no revision, or `default`.
@@ -57,6 +63,24 @@ pub struct InjectSettings {
     /// Laid over the sidecar's container in the same way.
     #[serde(skip_serializing_if = "Fields::is_empty")]
     pub sidecar: Fields,
+}
+
+/// As Kubernetes calls it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailurePolicy {
+    /// What nobody has judged passes.
+    #[default]
+    Ignore,
+    /// It does not.
+    Fail,
+}
+
+/// A Secret by its name, as a Pod has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PullSecret {
+    /// The name.
+    pub name: String,
 }
 
 /// What kind of container a sidecar is, `auto`, `true` or `false`.
@@ -109,8 +133,10 @@ impl Default for InjectSettings {
             address: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 15017),
             webhook: "outrigger-injector".to_owned(),
             validating_webhook: "outrigger-validator".to_owned(),
+            validation_failure_policy: FailurePolicy::Ignore,
             image: String::new(),
             image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
             control_plane: "outrigger-control.outrigger-system.svc:15012".to_owned(),
             revision: None,
             native_sidecar: NativeSidecar::Auto,
@@ -144,6 +170,9 @@ impl InjectSettings {
         let policies = ["Always", "IfNotPresent", "Never"];
         if let Some(policy) = self.image_pull_policy.as_deref().filter(|policy| !policies.contains(policy)) {
             bail!("imagePullPolicy: \"{policy}\" is none of {}", policies.join(", "));
+        }
+        if self.image_pull_secrets.iter().any(|secret| secret.name.is_empty()) {
+            bail!("imagePullSecrets: each is the name of a Secret, such as [{{name: registry}}]");
         }
         let port = self
             .control_plane

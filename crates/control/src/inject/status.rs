@@ -1,12 +1,14 @@
 //! What was injected, kept in an annotation of the Pod, so that it can be taken out again and nothing else.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::probes::{self, Originals};
 use super::{
-    Fields, INIT, InjectError, InjectSettings, SIDECAR, STATUS, VALIDATION, bootstrap, containers, decision,
-    fields,
+    Fields, INIT, InjectError, InjectSettings, REVISION, SIDECAR, STATUS, VALIDATION, bootstrap, containers,
+    decision, fields, list,
 };
 
 /// Everything that a Pod had not. By name, since a Pod may have been edited since.
@@ -23,11 +25,23 @@ struct Status {
     made: Vec<String>,
     /// Probes as they were.
     probes: Originals,
+    /// Labels that said something else, as they were.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    replaced: BTreeMap<String, String>,
+    /// Secrets by which images are pulled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pull_secrets: Vec<String>,
 }
 
 /// Lists and mappings that injection may have to make.
-const PLACES: [(&str, &str); 4] =
-    [("metadata", "labels"), ("metadata", "annotations"), ("spec", "initContainers"), ("spec", "volumes")];
+const PLACES: [(&str, &str); 5] = [
+    ("metadata", "labels"),
+    ("metadata", "annotations"),
+    ("spec", "initContainers"),
+    ("spec", "volumes"),
+    ("spec", SECRETS),
+];
+const SECRETS: &str = "imagePullSecrets";
 
 /// Adds labels and annotations that are not there, and says what was done.
 pub(super) fn describe(
@@ -42,11 +56,15 @@ pub(super) fn describe(
     if before.get("metadata").is_none() {
         made.push("metadata".to_owned());
     }
-    let absent = |part: &str, field: &str| before[part].get(field).is_none();
+    let pull_secrets = secrets(pod, settings)?;
+    let absent = |part: &str, field: &str| {
+        before[part].get(field).is_none() && (field != SECRETS || !pull_secrets.is_empty())
+    };
     made.extend(
         PLACES.iter().filter(|(part, field)| absent(part, field)).map(|(_, field)| (*field).to_owned()),
     );
     let metadata = fields(pod, "metadata")?;
+    let replaced = result(metadata, settings);
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: settings.revision().to_owned(),
@@ -56,9 +74,38 @@ pub(super) fn describe(
         annotations: add(metadata, "annotations", annotations)?,
         made,
         probes,
+        replaced,
+        pull_secrets,
     };
     let text = serde_json::to_string(&status).map_err(|error| InjectError::Written(error.to_string()))?;
     add(metadata, "annotations", vec![(STATUS, text)]).map(drop)
+}
+
+/// Whose sidecar it is says who has injected it, whatever stood there: what a Pod asks for it says by another label.
+fn result(metadata: &mut Fields, settings: &InjectSettings) -> BTreeMap<String, String> {
+    let labels = metadata.get_mut("labels").and_then(Value::as_object_mut);
+    let other = labels.and_then(|labels| {
+        let other = labels.get(REVISION).filter(|label| **label != settings.revision())?.clone();
+        labels.insert(REVISION.to_owned(), settings.revision().into());
+        Some(other)
+    });
+    other.iter().filter_map(Value::as_str).map(|other| (REVISION.to_owned(), other.to_owned())).collect()
+}
+
+/// Adds those by which the sidecar's image is pulled, behind those of the Pod. Says which were not there.
+fn secrets(pod: &mut Value, settings: &InjectSettings) -> Result<Vec<String>, InjectError> {
+    let mut added = Vec::new();
+    if settings.image_pull_secrets.is_empty() {
+        return Ok(added);
+    }
+    let all = list(fields(pod, "spec")?, SECRETS)?;
+    for secret in &settings.image_pull_secrets {
+        if !all.iter().any(|own| own["name"] == secret.name.as_str()) {
+            all.push(json!({"name": secret.name}));
+            added.push(secret.name.clone());
+        }
+    }
+    Ok(added)
 }
 
 /// Says which were not there.
@@ -143,11 +190,15 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
     without(metadata, "annotations", |name, _| {
         name == STATUS || status.annotations.iter().any(|own| own == name)
     });
+    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+        labels.extend(status.replaced.iter().map(|(name, was)| (name.clone(), was.as_str().into())));
+    }
     let spec = fields(&mut pod, "spec")?;
     for (list, names) in [
         ("containers", &status.containers),
         ("initContainers", &status.containers),
         ("volumes", &status.volumes),
+        (SECRETS, &status.pull_secrets),
     ] {
         if let Some(Value::Array(all)) = spec.get_mut(list) {
             all.retain(|item| !names.iter().any(|name| item["name"] == name.as_str()));

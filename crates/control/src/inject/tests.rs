@@ -130,6 +130,10 @@ fn who_gets_a_sidecar() {
             "its namespace says no (istio-injection)",
         ),
         (Some("new"), &[], &["istio.io/rev=new"], yes),
+        // What a Pod has got is not what it asks for.
+        (Some("new"), &[], &["outrigger.io/rev=new"], "neither it nor"),
+        (None, &["outrigger.io/inject=enabled"], &["outrigger.io/rev=new"], yes),
+        (Some("new"), &[], &["outrigger.io/rev=default", "istio.io/rev=new"], yes),
         (Some("new"), &["istio.io/rev=old"], &["istio.io/rev=new"], "it asks for revision old"),
         (Some("new"), &[], &["sidecar.istio.io/inject=true"], "it asks for revision default"),
         (Some("new"), &["istio-injection=disabled"], &["istio.io/rev=new"], "its namespace says no"),
@@ -174,6 +178,7 @@ fn what_cannot_have_a_sidecar_is_left_alone_whatever_it_says() {
     };
     assert!(with("hostNetwork", true.into()).contains("hostNetwork"));
     assert!(with("os", json!({"name": "windows"})).contains("Windows"));
+    assert!(with("nodeSelector", json!({"kubernetes.io/os": "windows"})).contains("Windows"));
     assert!(with("initContainers", json!([{"name": "istio-proxy"}])).contains("container istio-proxy"));
     assert!(with("containers", json!([{"name": "a"}, {"name": "linkerd-proxy"}])).contains("linkerd-proxy"));
 }
@@ -319,7 +324,11 @@ fn privileges_are_what_is_needed_and_no_more() {
     let sidecar = &container(&pod, SIDECAR)["securityContext"];
     assert_eq!(sidecar["capabilities"], json!({"drop": ["ALL"]}));
     assert_eq!((&sidecar["runAsUser"], &sidecar["runAsGroup"]), (&json!(1337), &json!(1337)));
-    for context in [init, sidecar] {
+    let (checked, _) = injected(&self::pod(), &InjectSettings { cni: true, ..settings() });
+    let validation = &container(&checked, VALIDATION)["securityContext"];
+    for context in [init, sidecar, validation] {
+        // A Pod may have no profile of its own, where each container must have one.
+        assert_eq!(context["seccompProfile"], json!({"type": "RuntimeDefault"}));
         assert_eq!(context["readOnlyRootFilesystem"], true);
         assert_eq!(context["allowPrivilegeEscalation"], false);
     }
@@ -352,6 +361,7 @@ fn probes_go_through_the_sidecar_unless_it_cannot_ask_them() {
         bootstrap_of(&after)["probes"],
         json!({
             "app/livez": {"http": {"address": address, "port": 8080, "path": "/"}, "timeout": "2s"},
+            "app/readyz": {"http": {"address": address, "port": 8443, "path": "/", "tls": true}},
             // What the author wrote is not for the kubelet to expand.
             "app/prestopz":
                 {"http": {"address": address, "port": 8080, "path": "/bye/$$(HOSTNAME)"}, "timeout": "0s"},
@@ -370,9 +380,10 @@ fn probes_go_through_the_sidecar_unless_it_cannot_ask_them() {
     );
     assert_eq!(app["startupProbe"], pod["spec"]["containers"][0]["startupProbe"]);
     assert_eq!(container(&after, "other")["livenessProbe"], pod["spec"]["containers"][1]["livenessProbe"]);
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("container app: readinessProbe") && warnings[0].contains("HTTPS"));
-    assert!(warnings[1].contains("container other: readinessProbe"), "{warnings:?}");
+    // By TLS the sidecar asks the application, and the kubelet the sidecar without.
+    assert_eq!(app["readinessProbe"], json!({"httpGet": {"path": "/app-health/app/readyz", "port": 15021}}));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("container other: readinessProbe"), "{warnings:?}");
 
     // Nobody waits for a plain sidecar, unless told to.
     let plain = InjectSettings { native_sidecar: NativeSidecar::No, ..settings() };
@@ -449,6 +460,13 @@ fn settings_have_the_last_word() {
         (InjectSettings { log_level: "loud".into(), ..settings.clone() }, "logLevel"),
         (InjectSettings { image_pull_policy: Some("Often".into()), ..settings.clone() }, "imagePullPolicy"),
         (InjectSettings { resources: json!(1), ..settings.clone() }, "resources"),
+        (
+            InjectSettings {
+                image_pull_secrets: vec![PullSecret { name: String::new() }],
+                ..settings.clone()
+            },
+            "imagePullSecrets",
+        ),
     ] {
         assert!(broken.validate().unwrap_err().to_string().starts_with(word));
     }

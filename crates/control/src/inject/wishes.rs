@@ -33,6 +33,11 @@ const IMAGE: &str = "sidecar.istio.io/proxyImage";
 const NATIVE: &str = "sidecar.istio.io/nativeSidecar";
 const PROBERS: &str = "sidecar.istio.io/rewriteAppHTTPProbers";
 const MODE: &str = "sidecar.istio.io/interceptionMode";
+/// Linkerd's word for who may call where no policy says it, and those of its values that let in fewer than are let in here.
+const POLICY: &str = "config.linkerd.io/default-inbound-policy";
+const CLOSED: [&str; 4] = ["deny", "all-authenticated", "cluster-authenticated", "cluster-unauthenticated"];
+/// Whether the application's metrics are to be merged with the sidecar's, which they never are.
+const MERGING: &str = "prometheus.istio.io/merge-metrics";
 /// The first that is there.
 const LOG: [&str; 3] =
     ["outrigger.io/log-level", "sidecar.istio.io/logLevel", "config.linkerd.io/proxy-log-level"];
@@ -62,8 +67,11 @@ const LISTS: [(&str, Kind, &[&str]); 6] = [
     ("exclude-outbound-cidrs", Kind::Blocks, &["traffic.sidecar.istio.io/excludeOutboundIPRanges"]),
 ];
 /// Whose annotations are about sidecars.
-const DIALECTS: [&str; 11] = [
+const DIALECTS: [&str; 14] = [
     "sidecar.istio.io/",
+    "status.sidecar.istio.io/",
+    "readiness.status.sidecar.istio.io/",
+    "prometheus.istio.io/",
     "traffic.sidecar.istio.io/",
     "proxy.istio.io/",
     "inject.istio.io/",
@@ -124,7 +132,19 @@ pub(super) fn read(
     if let Some(text) = of(CONFIG) {
         wishes.config(text)?;
     }
-    Ok(wishes)
+    match of(POLICY) {
+        // Taken for nothing it would open what was closed.
+        Some(policy) if CLOSED.contains(&policy) => {
+            let wanted = "a policy here: say it by an AuthorizationPolicy and a PeerAuthentication (docs/security.md), and take the annotation away, \
+                          from the namespace, too";
+            Err(wrong(POLICY, policy, wanted))
+        }
+        Some(policy) if policy != "all-unauthenticated" => {
+            wishes.warnings.push(format!("annotation {POLICY}: {policy} has no meaning here"));
+            Ok(wishes)
+        }
+        _ => Ok(wishes),
+    }
 }
 
 impl Wishes {
@@ -143,15 +163,17 @@ impl Wishes {
                         self.bootstrap.insert("workers".into(), workers.into());
                     }
                 }
-                ("terminationDrainDuration", Value::String(time)) if is_duration(time) => {
-                    self.bootstrap.insert("drain_timeout".into(), time.as_str().into());
+                ("terminationDrainDuration", Value::String(time)) => {
+                    let time = duration(time)
+                        .ok_or_else(|| wrong(format!("a duration such as 5s or 1m30s in {field}")))?;
+                    self.bootstrap.insert("drain_timeout".into(), time.into());
                 }
                 ("holdApplicationUntilProxyStarts", _) => {
                     return Err(wrong(format!("true or false in {field}")));
                 }
                 ("concurrency", _) => return Err(wrong(format!("a number in {field}"))),
                 ("terminationDrainDuration", _) => {
-                    return Err(wrong(format!("a duration such as 5s or 2m in {field}")));
+                    return Err(wrong(format!("a duration such as 5s or 1m30s in {field}")));
                 }
                 _ => self.warnings.push(format!("annotation {CONFIG}: {field} has no meaning here")),
             }
@@ -285,16 +307,38 @@ fn is_quantity(text: &str) -> bool {
         )
 }
 
-/// As the bootstrap takes one.
-fn is_duration(text: &str) -> bool {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    number.parse::<f64>().is_ok() && matches!(unit, "ms" | "s" | "m" | "h")
+/// One of Go's, such as `1m30s`, as the bootstrap takes it: a number and its unit.
+fn duration(text: &str) -> Option<String> {
+    let (mut rest, mut parts, mut milliseconds) = (text, 0, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let of_unit = match unit {
+            "ms" => 1.0,
+            "s" => 1e3,
+            "m" => 60e3,
+            "h" => 3600e3,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-3,
+            "ns" => 1e-6,
+            _ => return None,
+        };
+        milliseconds += number.parse::<f64>().ok()? * of_unit;
+        (rest, parts) = (after, parts + 1);
+    }
+    match parts {
+        0 => None,
+        1 if !text.ends_with("us") && !text.ends_with("ns") && text.is_ascii() => Some(text.to_owned()),
+        _ => Some(format!("{milliseconds:.0}ms")),
+    }
 }
 
 fn unknown(all: &Fields) -> Vec<String> {
     let known = |key: &str| {
-        [CONFIG, IMAGE, NATIVE, PROBERS, MODE].contains(&key)
+        [CONFIG, IMAGE, NATIVE, PROBERS, MODE, POLICY].contains(&key)
+            // What is done anyway.
+            || (key == MERGING && all[key] == "false")
             || LOG.contains(&key)
             || ELSEWHERE.contains(&key)
             || RESOURCES.iter().any(|(_, _, keys)| keys.contains(&key))

@@ -119,6 +119,10 @@ fn what_is_not_known_is_warned_about_by_name() {
         "retry.linkerd.io/http=5xx",
         "timeout.linkerd.io/request=9s",
         "balancer.linkerd.io/failure-accrual=consecutive",
+        "prometheus.istio.io/merge-metrics=true",
+        "status.sidecar.istio.io/port=0",
+        "readiness.status.sidecar.istio.io/periodSeconds=9",
+        "config.linkerd.io/default-inbound-policy=audit",
         "team.example/anything=1",
     ];
     let (_, warnings) = injected(&with_annotations(&all), &settings());
@@ -131,11 +135,47 @@ fn what_is_not_known_is_warned_about_by_name() {
     {
         assert!(all.contains(word), "{word}: {all}");
     }
-    assert_eq!(warnings.len(), 9, "{all}");
+    for word in ["merge-metrics", "istio.io/port", "periodSeconds", "default-inbound-policy: audit"] {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    assert_eq!(warnings.len(), 13, "{all}");
+    let as_it_is = [
+        "prometheus.istio.io/merge-metrics=false",
+        "config.linkerd.io/default-inbound-policy=all-unauthenticated",
+    ];
+    assert_eq!(injected(&with_annotations(&as_it_is), &settings()).1, [""; 0]);
+    let (_, warnings) = injected(&with_annotations(&["prometheus.io/scrape=true"]), &settings());
+    assert!(warnings.len() == 1 && warnings[0].contains("not merged"), "{warnings:?}");
     let mut same_user = pod();
     same_user["spec"]["securityContext"] = json!({"runAsUser": 1337});
     let (_, warnings) = injected(&same_user, &settings());
     assert!(warnings[0].contains("\"app\" runs as user 1337"), "{warnings:?}");
+    let mut first = pod();
+    first["spec"]["initContainers"] = json!([{"name": "fetch", "securityContext": {"runAsUser": 1337}}]);
+    let (_, warnings) = injected(&first, &settings());
+    assert!(warnings[0].contains("\"fetch\" runs as user 1337"), "{warnings:?}");
+}
+
+#[test]
+fn durations_are_read_as_go_writes_them() {
+    for (said, taken) in
+        [("9s", "9s"), ("1m30s", "90000ms"), ("1.5h", "1.5h"), ("1h0m0.5s", "3600500ms"), ("1500us", "2ms")]
+    {
+        let (pod, _) = injected(
+            &with_annotations(&[&format!("proxy.istio.io/config=terminationDrainDuration: {said}")]),
+            &settings(),
+        );
+        assert_eq!(bootstrap_of(&pod)["drain_timeout"], taken, "{said}");
+    }
+}
+
+#[test]
+fn a_namespace_s_word_that_would_be_lost_refuses_its_pods() {
+    let annotations =
+        words(&["linkerd.io/inject=enabled", "config.linkerd.io/default-inbound-policy=all-authenticated"]);
+    let namespace = Namespace { name: "shop".into(), annotations, ..Namespace::default() };
+    let error = in_namespace(&pod(), &namespace, &settings()).unwrap_err().to_string();
+    assert!(error.contains("default-inbound-policy") && error.contains("from the namespace, too"), "{error}");
 }
 
 #[test]
@@ -148,7 +188,10 @@ fn an_annotation_that_cannot_be_taken_is_refused_by_name() {
         ("sidecar.istio.io/logLevel=debug\nmode: explicit", "log level"),
         ("sidecar.istio.io/rewriteAppHTTPProbers=perhaps", "true or false"),
         ("proxy.istio.io/config=concurrency: many", "concurrency"),
-        ("proxy.istio.io/config=terminationDrainDuration: 1m30s", "terminationDrainDuration"),
+        ("proxy.istio.io/config=terminationDrainDuration: 1m30", "terminationDrainDuration"),
+        ("proxy.istio.io/config=terminationDrainDuration: '-5s'", "terminationDrainDuration"),
+        ("config.linkerd.io/default-inbound-policy=deny", "AuthorizationPolicy"),
+        ("config.linkerd.io/default-inbound-policy=cluster-authenticated", "AuthorizationPolicy"),
         ("proxy.istio.io/config=[", "YAML"),
     ] {
         let error = refused(&with_annotations(&[annotation]));

@@ -96,3 +96,41 @@ fn the_setting_is_auto_true_or_false() {
     }
     assert_eq!(InjectSettings::default().native_sidecar, NativeSidecar::Auto);
 }
+
+#[test]
+fn what_keeps_a_pod_from_starting_is_told() {
+    let in_a = |level: &str, settings: &InjectSettings| {
+        let mut namespace = Namespace::enabled("shop", None);
+        namespace.labels.insert("pod-security.kubernetes.io/enforce".into(), level.into());
+        match in_namespace(&pod(), &namespace, settings).unwrap() {
+            Injection::Injected { warnings, .. } => warnings,
+            Injection::LeftAlone(why) => panic!("{why}"),
+        }
+    };
+    let with_plugin = InjectSettings { cni: true, ..settings() };
+    for level in ["baseline", "restricted"] {
+        let warnings = in_a(level, &settings());
+        assert!(warnings.len() == 1 && warnings[0].contains("needs NET_ADMIN"), "{warnings:?}");
+        assert_eq!(in_a(level, &with_plugin), [""; 0]);
+    }
+    assert_eq!(in_a("privileged", &settings()), [""; 0]);
+
+    let named = |spec: Value, settings: &InjectSettings| {
+        let mut pod = pod();
+        json_patch::merge(&mut pod["spec"], &spec);
+        injected(&pod, settings).1
+    };
+    let by_address = InjectSettings { control_plane: "[fd00::7]:15012".into(), ..settings() };
+    for policy in ["Default", "None"] {
+        let warnings = named(json!({"dnsPolicy": policy}), &settings());
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("outrigger-control.outrigger-system.svc"),
+            "{warnings:?}"
+        );
+        assert_eq!(named(json!({"dnsPolicy": policy}), &by_address), [""; 0]);
+    }
+    let of_the_cluster =
+        json!({"nameservers": ["10.96.0.10"], "searches": ["svc.cluster.local", "cluster.local"]});
+    assert_eq!(named(json!({"dnsPolicy": "None", "dnsConfig": of_the_cluster}), &settings()), [""; 0]);
+    assert_eq!(named(json!({"dnsPolicy": "ClusterFirst"}), &settings()), [""; 0]);
+}

@@ -37,12 +37,16 @@ fn some_pod(random: &mut fastrand::Rng) -> Value {
             if random.bool() { json!([]) } else { json!([{"name": "data", "emptyDir": {}}]) };
     }
     if random.bool() {
+        pod["spec"]["imagePullSecrets"] =
+            if random.bool() { json!([]) } else { json!([{"name": "own"}, {"name": "registry"}]) };
+    }
+    if random.bool() {
         pod["metadata"] = json!({});
     }
     let labels = [
         json!({}),
         json!({"app": "a", "security.istio.io/tlsMode": "disabled"}),
-        json!({"outrigger.io/rev": "default"}),
+        json!({"outrigger.io/rev": if random.bool() { "default" } else { "another" }}),
     ];
     let annotations =
         [json!({}), json!({"prometheus.io/scrape": "false"}), json!({"sidecar.istio.io/proxyCPU": "1"})];
@@ -64,6 +68,11 @@ fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
             init_container: random.bool(),
             cni: random.bool(),
             prometheus: random.bool(),
+            image_pull_secrets: if random.bool() {
+                vec![PullSecret { name: "registry".into() }, PullSecret { name: "mirror".into() }]
+            } else {
+                Vec::new()
+            },
             ..settings()
         };
         let (after, _) = injected(&before, &settings);
@@ -86,4 +95,24 @@ fn what_was_edited_since_stays_when_the_sidecar_goes() {
     assert_eq!(container_names(&undone, "containers"), ["app", "late"]);
     assert_eq!(undone["metadata"]["labels"], json!({"team": "blue"}));
     assert_eq!(undone["spec"].get("initContainers"), None);
+}
+
+#[test]
+fn secrets_for_images_are_added_to_the_pod_s_and_whose_sidecar_it_is_is_said_whatever_stood_there() {
+    let settings = InjectSettings {
+        image_pull_secrets: vec![PullSecret { name: "own".into() }, PullSecret { name: "registry".into() }],
+        ..settings()
+    };
+    let mut before = pod();
+    before["spec"]["imagePullSecrets"] = json!([{"name": "own"}]);
+    before["metadata"]["labels"] = json!({"outrigger.io/rev": "another"});
+    let (after, warnings) = injected(&before, &settings);
+    assert_eq!(after["spec"]["imagePullSecrets"], json!([{"name": "own"}, {"name": "registry"}]));
+    assert_eq!(after["metadata"]["labels"]["outrigger.io/rev"], "default");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("istio.io/rev: another asks for another"),
+        "{warnings:?}"
+    );
+    assert_eq!(injected(&after, &settings).0, after);
+    assert_eq!(uninject(&after).unwrap(), Some(before));
 }
