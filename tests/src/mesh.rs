@@ -410,6 +410,7 @@ pub(crate) fn instance(
         number: *number,
         name: String::new(),
         protocol: *protocol,
+        aliases: Vec::new(),
         upgrades: Vec::new(),
     };
     Instance {

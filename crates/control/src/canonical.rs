@@ -15,6 +15,10 @@ pub(crate) const WORKLOAD: &str = "workload";
 
 /// Where an instance says on which node of a cluster it is.
 pub(crate) const NODE: &str = "node";
+/// Where it says which roots it was given for its start: the beginnings of their fingerprints.
+pub(crate) const ROOTS: &str = "roots";
+/// Where it says which ports all come to its sidecar.
+pub(crate) const INBOUND: &str = "inbound";
 /// Where it says which of all Pods of its name it is.
 pub(crate) const UID: &str = "uid";
 

@@ -97,7 +97,7 @@ impl Described {
 /// The port at which an instance serves a described port of this number.
 pub(crate) fn target(port: &ServicePort, number: u16, instance: &Instance) -> Option<u16> {
     let name = port.target_name.as_str();
-    let named = instance.ports.iter().find(|port| !name.is_empty() && port.name == name);
+    let named = instance.ports.iter().find(|port| port.is_called(name));
     let number = if name.is_empty() { port.target.or(Some(number)) } else { port.target };
     named.or_else(|| number.and_then(|number| instance.port(number))).map(|port| port.number)
 }

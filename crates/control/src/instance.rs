@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical;
 
+pub(crate) mod inbound;
 mod labels;
 
 pub use labels::Labels;
@@ -119,6 +120,9 @@ pub struct Port {
     /// A name, such as `http`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// Other names of it: a described service may name its target by any of them. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// What it speaks. Default `auto`: detected per connection.
     #[serde(default)]
     pub protocol: Protocol,
@@ -246,6 +250,12 @@ impl Instance {
                     self.id, port.number
                 ));
             }
+            if port.aliases.len() > MOST_ALIASES {
+                return Err(format!(
+                    "instance \"{}\": ports[{i}].aliases: at most {MOST_ALIASES} other names are taken",
+                    self.id
+                ));
+            }
             if let Some(upgrade) = port.upgrades.iter().find(|upgrade| !RouteUpgrade::is_name(upgrade)) {
                 return Err(format!(
                     "instance \"{}\": ports[{i}].upgrades: {upgrade:?} is no name of a protocol, such as tcp or spdy/3.1",
@@ -321,10 +331,25 @@ impl Instance {
     pub fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.number == number)
     }
+
+    /// Whether its sidecar takes what comes to a port, whoever has declared it or not.
+    pub fn takes_in(&self, number: u16) -> bool {
+        let kept = self.metadata.get(canonical::INBOUND);
+        self.sidecar && kept.is_some_and(|kept| inbound::comes_in(kept, number))
+    }
+}
+
+impl Port {
+    /// Whether it has this name.
+    pub fn is_called(&self, name: &str) -> bool {
+        !name.is_empty() && (self.name == name || self.aliases.iter().any(|alias| alias == name))
+    }
 }
 
 /// More is not a list of protocols.
 const MOST_UPGRADES: usize = 16;
+/// Names of one port beside its own.
+pub(crate) const MOST_ALIASES: usize = 16;
 
 fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
@@ -376,7 +401,13 @@ pub(crate) fn sample(
         namespace: "shop".into(),
         addresses: vec![address.parse().unwrap()],
         network: String::new(),
-        ports: vec![Port { number: port, name: String::new(), protocol, upgrades: Vec::new() }],
+        ports: vec![Port {
+            number: port,
+            name: String::new(),
+            protocol,
+            aliases: Vec::new(),
+            upgrades: Vec::new(),
+        }],
         labels: Labels::default(),
         metadata: BTreeMap::new(),
         tags: Vec::new(),

@@ -178,6 +178,11 @@ impl<A> EndpointSet<A> {
         self.localities.iter().flat_map(|l| &l.endpoints)
     }
 
+    /// All endpoints, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Endpoint<A>> {
+        self.localities.iter_mut().flat_map(|l| &mut l.endpoints)
+    }
+
     /// Number of endpoints.
     pub fn len(&self) -> usize {
         self.localities.iter().map(|l| l.endpoints.len()).sum()

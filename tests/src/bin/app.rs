@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! What runs in the containers of the tests' cluster: `serve PORT [SECONDS]`, HTTP that answers with its host's address and the request's
-//! head, and goes on for a while after SIGTERM as applications should; `end`, what a Job does; `end ADMIN`, what a Job does whose sidecar would go
+//! head, and goes on for a while after SIGTERM as applications should; `meet PORT READY NAME…`, a member of a group: the same, and once all of these
+//! members have answered it is ready, and listens at another port; `end`, what a Job does; `end ADMIN`, what a Job does whose sidecar would go
 //! on: it tells the sidecar to end, at its admin port.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,10 +26,34 @@ async fn main() -> std::io::Result<()> {
             tokio::time::sleep(Duration::from_secs(number(2).unwrap_or(0).into())).await;
             Ok(())
         }
+        (Some("meet"), Some(port)) => {
+            app::echo(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), "member").await;
+            for name in words.iter().skip(3) {
+                while !answers(name, port).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            let ready = number(2).ok_or_else(|| std::io::Error::other("meet PORT READY NAME…"))?;
+            app::echo(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ready), "ready").await;
+            std::future::pending().await
+        }
         (Some("end"), None) => Ok(()),
         (Some("end"), Some(admin)) => quit(admin).await,
-        _ => Err(std::io::Error::other(format!("serve PORT [SECONDS] or end [ADMIN], not {words:?}"))),
+        _ => Err(std::io::Error::other(format!(
+            "serve PORT [SECONDS], meet PORT READY NAME… or end [ADMIN], not {words:?}"
+        ))),
     }
+}
+
+/// Whether a member can be asked, by its name.
+async fn answers(name: &str, port: u16) -> bool {
+    let Ok(mut all) = tokio::net::lookup_host((name, port)).await else { return false };
+    let Some(address) = all.next() else { return false };
+    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
+    // To the first words of the answer: as bytes the connection goes on for as long as its ends like.
+    let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: member\r\n\r\n").await;
+    let mut answer = [0; 12];
+    asked.is_ok() && stream.read_exact(&mut answer).await.is_ok() && answer.ends_with(b" 200")
 }
 
 /// As often as it takes: the sidecar may not be there yet.

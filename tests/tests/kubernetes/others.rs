@@ -33,6 +33,24 @@ spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080, name: http}]}
 }}
 "#;
 
+/// Members of a group, who are ready only once they have found each other. Where they gossip is written nowhere.
+const GROUP: &str = r#"apiVersion: v1
+kind: Service
+metadata: {name: group, namespace: shop}
+spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: group}, ports: [{port: 8081, name: tcp}]}
+---
+{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "group", "namespace": "shop"}, "spec": {
+    "serviceName": "group", "replicas": 2, "podManagementPolicy": "Parallel", "selector": {"matchLabels": {"app": "group"}}, "template": {
+        "metadata": {"labels": {"app": "group"}},
+        "spec": {"nodeName": "node-1", "terminationGracePeriodSeconds": 1, "containers": [
+            {"name": "app", "image": "app", "args": ["meet", "7946", "8081", "group-0.group", "group-1.group"],
+             "ports": [{"containerPort": 8081}],
+             "readinessProbe": {"tcpSocket": {"port": 8081}, "periodSeconds": 1}}
+        ]}
+    }
+}}
+"#;
+
 /// A Pod that says it wants no sidecar.
 const OUTSIDER: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "outsider", "namespace": "shop",
     "labels": {"app": "outsider", "sidecar.istio.io/inject": "false"}}, "spec": {"nodeName": "node-1", "containers": [
@@ -209,4 +227,19 @@ async fn pods_of_a_stateful_set_are_called_by_their_names_under_strict() {
     stage.until_ready("db", 2).await;
     assert_ne!(stage.host("db-0").v4(), before);
     by_name().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_group_find_each_other_before_any_of_them_is_ready_at_ports_that_nobody_declared() {
+    // Names are the cluster's business, as they are by default.
+    let Some(stage) = Stage::start_with(json!({}), None, true).await else { return };
+    stage.mesh.apply(STRICT).await;
+    stage.cluster.apply(GROUP);
+    stage.cluster.apply(OUTSIDER);
+    let group = stage.until_ready("group", 2).await;
+    assert_eq!(group, ["group-0", "group-1"]);
+    // And not because everything is open.
+    let [outsider] = stage.until_ready("outsider", 1).await.try_into().unwrap();
+    let refused = stage.ask(&outsider, SocketAddr::new(stage.host("group-0").v4(), 7946)).await;
+    assert!(refused.is_err(), "{refused:?}");
 }

@@ -294,6 +294,7 @@ impl Mesh {
             number,
             name: String::new(),
             protocol,
+            aliases: Vec::new(),
             upgrades: Vec::new(),
         });
         let instance = Instance {

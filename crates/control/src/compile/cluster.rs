@@ -15,7 +15,7 @@ use super::lens::Lens;
 use super::limits::limits;
 use super::names::{self, Outbound};
 use super::{checks, described, endpoints, ingress, origin};
-use crate::instance::Protocol;
+use crate::instance::{Instance, Protocol};
 
 /// The cluster of a name; `None` when there is no such service or workload.
 pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
@@ -47,7 +47,7 @@ fn written(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
         // A call to the address of a workload obeys the policy of its service.
         Some(address) => {
             let instance = lens.workloads_at(address).next()?;
-            (lens.host_of(instance), instance.port(outbound.port).map(|port| port.protocol))
+            (lens.host_of(instance), Some(spoken(instance, outbound.port)))
         }
         None => (lens.resolve(outbound.host)?, None),
     };
@@ -74,6 +74,11 @@ fn written(lens: &Lens<'_>, name: &str) -> Option<Cluster> {
         cluster.tls = ClientTls::None;
     }
     Some(cluster)
+}
+
+/// What a workload that is called by its address speaks at a port: bytes, where nobody has declared it.
+pub(super) fn spoken(instance: &Instance, port: u16) -> Protocol {
+    instance.port(port).map_or(Protocol::Tcp, |port| port.protocol)
 }
 
 /// Whether places have shares of their own.

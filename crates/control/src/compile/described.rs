@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::{ClientTls, Cluster, Discovery, DnsDiscovery, DnsFamilies};
-use outrigger_model::endpoint::{Endpoint, EndpointSet, Health, Locality, NamedAddress, Workload as Label};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, NamedAddress, Workload as Label};
 use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload, WorkloadIntent};
 
@@ -109,13 +109,12 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
     };
     let is_meant = |instance: &Instance| own.is_none_or(|own| instance.node() == Some(own));
     let meant = instances(lens, of).filter(|instance| is_in(&instance.labels));
+    // Who is to be found before he is ready is to be found while he ends as well.
+    let health = if of.intent.unready { endpoints::reached } else { endpoints::takes };
     for (instance, address) in endpoints::one_each(meant.filter_map(at).collect()) {
-        if let Some(mut endpoint) =
-            endpoints::endpoint(lens, instance, address).filter(|_| is_meant(instance))
+        if let Some(endpoint) =
+            endpoints::endpoint(lens, instance, address, health).filter(|_| is_meant(instance))
         {
-            if of.intent.unready && endpoint.health == Health::Unhealthy {
-                endpoint.health = Health::Healthy;
-            }
             places.put_once(Spot::of(instance), endpoint);
         }
     }
@@ -124,7 +123,7 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
         let expected = |id: &SpiffeId| wanted.iter().any(|name| name == id.as_str());
         places.retain(|endpoint| endpoint.identity.as_ref().is_none_or(expected));
     }
-    Some(places.into_set(name))
+    Some(endpoints::or_ending(places.into_set(name)))
 }
 
 /// The node that alone is meant.

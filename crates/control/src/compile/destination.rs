@@ -53,7 +53,8 @@ fn by_name(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<String> {
 }
 
 /// A virtual address stands for its service in every network and for nothing else. Any other is that of the workloads that have it in
-/// the client's own network, or else of the service that it was said to stand for. Sidecars do not know what their network is called
+/// the client's own network, or else of the service that it was said to stand for; at a port that nobody has declared it is its Pod's
+/// last of all. Sidecars do not know what their network is called
 /// and leave its name out. What is nobody's may still be for a described host, which only the first bytes will say.
 fn by_address(lens: &Lens<'_>, network: &str, address: SocketAddr) -> Option<String> {
     let port = address.port();
@@ -63,12 +64,19 @@ fn by_address(lens: &Lens<'_>, network: &str, address: SocketAddr) -> Option<Str
         return Some(service).filter(offers).map(name);
     }
     let is_near = network.is_empty() || lens.is_own_network(network);
-    if is_near && let Some(workload) = lens.workloads_at(address).next() {
+    let there = if is_near { lens.workloads_at(address).next() } else { None };
+    let workload = |workload| {
         let known = knows_workload(lens, workload, port);
-        return known.then(|| names::outbound(port, "", &address.ip().to_string()));
+        known.then(|| names::outbound(port, "", &address.ip().to_string()))
+    };
+    if let Some(declared) = there.filter(|there| there.port(port).is_some()) {
+        return workload(declared);
     }
     if let Some(service) = lens.described_at(address.ip()).find(offers) {
         return Some(name(service));
+    }
+    if let Some(other) = there {
+        return workload(other);
     }
     if !is_near {
         return None;

@@ -19,7 +19,7 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     if let Some(address) = outbound.address() {
         // The very address that was called, not the instance's main one.
         let at = lens.workloads_at(address).map(|instance| (instance, address.ip()));
-        return Some(set(lens, name, (outbound.port, HashSet::new()), at, Places::alike()));
+        return Some(set(lens, name, (outbound.port, HashSet::new(), reached), at, Places::alike()));
     }
     let host = lens.resolve(outbound.host)?;
     let service = lens.service(&host)?;
@@ -51,7 +51,36 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<EndpointSet> {
     let out = lens.members(service).filter(is_out);
     let out = out.filter_map(|instance| Some((instance, *instance.addresses.first()?)));
     let out = out.map(|(instance, ip)| (SocketAddr::new(ip, outbound.port), &*instance.network)).collect();
-    Some(set(lens, name, (outbound.port, out), chosen, Places::of(lens, &host, &outbound)))
+    let set = set(lens, name, (outbound.port, out, takes), chosen, Places::of(lens, &host, &outbound));
+    Some(or_ending(set))
+}
+
+/// What a caller of a service gets: those who take requests.
+pub(super) fn takes(state: State) -> Health {
+    match state {
+        State::Running => Health::Healthy,
+        State::Stopping => Health::Draining,
+        State::Starting | State::Unhealthy | State::Maintenance | State::Stopped => Health::Unhealthy,
+    }
+}
+
+/// Whoever calls one by its own address means that one, and there is no other to go to: that it is not ready takes it out of
+/// services, and not out of reach. Members of a group find each other so before any of them is ready.
+pub(super) fn reached(state: State) -> Health {
+    match state {
+        State::Running | State::Starting | State::Unhealthy | State::Stopping => Health::Healthy,
+        State::Maintenance | State::Stopped => Health::Unhealthy,
+    }
+}
+
+/// Where nobody takes requests, those who are on their way out and still answer do, as in a cluster without a mesh: a single replica
+/// that is replaced, or whose node is drained, is not gone before it has gone.
+pub(super) fn or_ending(mut set: EndpointSet) -> EndpointSet {
+    if !set.iter().any(|endpoint| endpoint.health == Health::Healthy) {
+        let ending = set.iter_mut().filter(|endpoint| endpoint.health == Health::Draining);
+        ending.for_each(|endpoint| endpoint.health = Health::Healthy);
+    }
+    set
 }
 
 /// The identities that a rule expects of the servers of a host. One that is none of these would be refused in the handshake, so
@@ -106,13 +135,13 @@ pub(super) fn in_subset(
 fn set<'a>(
     lens: &Lens<'_>,
     name: &str,
-    (port, out): (u16, HashSet<Door<'a>>),
+    (port, out, health): (u16, HashSet<Door<'a>>, fn(State) -> Health),
     instances: impl Iterator<Item = (&'a Instance, IpAddr)>,
     mut places: Places<'_, SocketAddr>,
 ) -> EndpointSet {
     let at = |(instance, ip)| Some((instance, SocketAddr::new(ip, port)));
     for (instance, address) in one_each(instances.filter_map(at).collect()) {
-        if let Some(mut endpoint) = endpoint(lens, instance, address) {
+        if let Some(mut endpoint) = endpoint(lens, instance, address, health) {
             if out.contains(&(address, &instance.network)) {
                 endpoint.health = Health::Unhealthy;
             }
@@ -167,17 +196,20 @@ fn order(instance: &Instance) -> (bool, bool, u8, &str) {
     (instance.state != State::Maintenance, !instance.sidecar, rank, &instance.id)
 }
 
-pub(super) fn endpoint(lens: &Lens<'_>, instance: &Instance, address: SocketAddr) -> Option<Endpoint> {
-    let health = match instance.state {
-        State::Running => Health::Healthy,
-        State::Stopping => Health::Draining,
-        State::Starting | State::Unhealthy | State::Maintenance => Health::Unhealthy,
-        State::Stopped => return None,
-    };
+/// `None`: it has stopped.
+pub(super) fn endpoint(
+    lens: &Lens<'_>,
+    instance: &Instance,
+    address: SocketAddr,
+    health: fn(State) -> Health,
+) -> Option<Endpoint> {
+    if instance.state == State::Stopped {
+        return None;
+    }
     Some(Endpoint {
         address,
         weight: instance.weight,
-        health,
+        health: health(instance.state),
         identity: instance.identity(&lens.settings().trust_domain).ok().filter(|_| instance.sidecar),
         mesh_tls: instance.sidecar && lens.mtls_mode(instance, address.port()) != MtlsMode::Disable,
         workload: Some(Arc::new(workload(instance))),

@@ -8,6 +8,7 @@ use outrigger_rules::intent::{Carried, SidecarIntent};
 use outrigger_xds::ClientKind;
 
 use super::chains::{chain, detected, http, listener};
+use super::cluster;
 use super::connections::Ways;
 use super::foreign::Gap;
 use super::imports::knows;
@@ -100,7 +101,7 @@ fn for_destination(lens: &Lens<'_>, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
     let (protocol, address) = if let Some(address) = outbound.address() {
         let instance = lens.workloads_at(address).next()?;
-        (instance.port(outbound.port)?.protocol, Some(address))
+        (cluster::spoken(instance, outbound.port), Some(address))
     } else {
         let host = lens.resolve(outbound.host)?;
         (lens.offer(lens.service(&host)?, outbound.port)?.protocol, None)

@@ -23,6 +23,7 @@ mod deadlines;
 mod fields;
 mod inbound;
 mod preferences;
+mod reach;
 mod split;
 mod twins;
 

@@ -100,8 +100,13 @@ impl DnsService {
 
     fn instance(&self, found: &Found) -> Instance {
         let Found { at, weight } = *found;
-        let port =
-            Port { number: at.port(), name: String::new(), protocol: self.protocol, upgrades: Vec::new() };
+        let port = Port {
+            number: at.port(),
+            name: String::new(),
+            protocol: self.protocol,
+            aliases: Vec::new(),
+            upgrades: Vec::new(),
+        };
         let instance = Instance {
             id: format!("{at}@{}.{}", self.service, self.namespace),
             service: self.service.clone(),

@@ -101,7 +101,7 @@ impl Foreign {
 
 /// A port of which nothing else is known.
 pub(super) fn plain(number: u16) -> Port {
-    Port { number, name: String::new(), protocol: Protocol::Auto, upgrades: Vec::new() }
+    Port { number, name: String::new(), protocol: Protocol::Auto, aliases: Vec::new(), upgrades: Vec::new() }
 }
 
 /// An address of its own.

@@ -31,6 +31,7 @@ mod cluster;
 mod pod;
 pub(crate) mod read;
 mod releases;
+mod roots;
 mod watch;
 
 use cluster::{Cluster, NODE, Named, Said, Thing};

@@ -89,10 +89,18 @@ impl World {
     }
 
     /// The instances that serve an address of a network, the first of them before the others. Networks may use the same addresses.
-    /// Where it has a sidecar they all are of its identity: with another one nobody could be spoken to there.
+    /// Where it has a sidecar they all are of its identity: with another one nobody could be spoken to there. Of a port that none of them
+    /// has declared these are the ones whose sidecar takes it all the same.
     pub fn workloads_at(&self, network: &str, address: SocketAddr) -> impl Iterator<Item = &Instance> {
-        let serves = move |i: &&Instance| i.network == network && i.port(address.port()).is_some();
-        let mut all = self.instances_at(address.ip()).map(AsRef::as_ref).filter(serves);
+        let port = address.port();
+        let is_there = move |i: &&Instance| i.network == network;
+        let there = move || self.instances_at(address.ip()).map(AsRef::as_ref).filter(is_there);
+        let is_declared = there().any(|i: &Instance| i.port(port).is_some());
+        let serves = move |i: &&Instance| match is_declared {
+            true => i.port(port).is_some(),
+            false => i.takes_in(port),
+        };
+        let mut all = there().filter(serves);
         let first = all.next();
         let is_one = move |other: &&Instance| first.is_none_or(|first| !is_foreign(first, other));
         first.into_iter().chain(all.filter(is_one))

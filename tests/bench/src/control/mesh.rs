@@ -77,6 +77,7 @@ fn instance(service: u32, number: u32, address: IpAddr) -> Instance {
             number: PORT,
             name: String::new(),
             protocol: Protocol::Http,
+            aliases: Vec::new(),
             upgrades: Vec::new(),
         }],
         labels: Default::default(),

@@ -134,7 +134,7 @@ fn port(kind: Kind, number: u16) -> Port {
         Kind::Grpc => Protocol::Grpc,
         Kind::Tcp | Kind::Bulk => Protocol::Tcp,
     };
-    Port { number, name: String::new(), protocol, upgrades: Vec::new() }
+    Port { number, name: String::new(), protocol, aliases: Vec::new(), upgrades: Vec::new() }
 }
 
 fn instance(service: &str, address: std::net::IpAddr, ports: Vec<Port>) -> Instance {

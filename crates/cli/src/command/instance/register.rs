@@ -122,7 +122,7 @@ fn port(text: &str) -> Result<Port, String> {
     let protocol = serde_json::from_value::<Protocol>(Value::from(protocol)).map_err(|_| {
         format!("\"{protocol}\" is no protocol; there are http, http2, grpc, tls, tcp and auto")
     })?;
-    Ok(Port { number, name: String::new(), protocol, upgrades: Vec::new() })
+    Ok(Port { number, name: String::new(), protocol, aliases: Vec::new(), upgrades: Vec::new() })
 }
 
 /// `KEY=VALUE`.

@@ -207,3 +207,56 @@ fn an_address_means_the_workload_in_the_client_s_own_network() {
     assert!(get(&c, &web(), ResourceKind::Destination, "east/127.0.0.20:8080").is_none());
     assert!(get(&c, &east, ResourceKind::Destination, "east/127.0.0.20:8080").is_some());
 }
+
+#[test]
+fn a_port_of_a_pod_that_nobody_has_declared_is_the_mesh_s_where_its_sidecar_takes_it() {
+    let pod = |inbound: Option<&str>, sidecar| {
+        let mut all = shop();
+        let kept = inbound.map(|kept| (crate::canonical::INBOUND.to_owned(), kept.to_owned()));
+        all[1].metadata.extend(kept);
+        all[1].sidecar = sidecar;
+        all
+    };
+    let at = |all: Vec<Instance>, port: u16| {
+        let c = compiled(all, "");
+        let found = get(&c, &web(), ResourceKind::Destination, &format!("/127.0.0.11:{port}"));
+        let Some(Resource::Destination(found)) = found else { return None };
+        let name = found.listener.as_str();
+        assert_eq!(name, format!("outbound|{port}||127.0.0.11"));
+        let ask = |kind| get(&c, &web(), kind, name);
+        let (
+            Some(Resource::Cluster(cluster)),
+            Some(Resource::Endpoints(set)),
+            Some(Resource::Listener(listener)),
+        ) = (ask(ResourceKind::Cluster), ask(ResourceKind::Endpoints), ask(ResourceKind::Listener))
+        else {
+            panic!("{name}")
+        };
+        let ClientTls::Mesh { identities, .. } = cluster.tls else { panic!("{cluster:?}") };
+        assert!(
+            set.iter()
+                .all(|endpoint| endpoint.mesh_tls && identities == [endpoint.identity.clone().unwrap()])
+        );
+        Some(listener.chains.iter().map(|chain| chain.name.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(at(pod(Some("*"), true), 8080).unwrap(), ["http"], "declared");
+    assert_eq!(at(pod(Some("*"), true), 7946).unwrap(), ["tcp"]);
+    for (inbound, sidecar, port) in [
+        (Some("*"), true, 15020),
+        (Some("*"), true, 22),
+        (Some("*!7000-7999"), true, 7946),
+        (Some("8080"), true, 7946),
+        (Some("*"), false, 7946),
+        (None, true, 7946),
+    ] {
+        assert_eq!(at(pod(inbound, sidecar), port), None, "{inbound:?} {sidecar} {port}");
+    }
+    // Somebody's own word of the address goes before.
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: gossip, namespace: shop}\nspec: {hosts: \
+                 [gossip.example.com], addresses: [127.0.0.11], resolution: STATIC, ports: [{number: 7946, name: tcp, protocol: TCP}], \
+                 endpoints: [{address: 192.0.2.1}]}\n";
+    let c = compiled(pod(Some("*"), true), entry);
+    let found = get(&c, &web(), ResourceKind::Destination, "/127.0.0.11:7946");
+    let Some(Resource::Destination(found)) = found else { panic!() };
+    assert_eq!(found.listener, "outbound|7946||gossip.example.com");
+}

@@ -169,6 +169,7 @@ impl Entry {
             number,
             name: String::new(),
             protocol: self.protocol(&meta),
+            aliases: Vec::new(),
             upgrades: Vec::new(),
         };
         let (region, zone) = (place(|local| &local.region, "region"), place(|local| &local.zone, "zone"));

@@ -17,7 +17,7 @@ use super::pod::Pod;
 use crate::canonical;
 use crate::described;
 use crate::inject::Release;
-use crate::instance::{Instance, Labels, Port, Protocol};
+use crate::instance::{Instance, Labels, MOST_ALIASES, Port, Protocol};
 use crate::registry::{Event, Item, Key};
 use crate::world::selected;
 
@@ -392,6 +392,14 @@ fn instance(
 ) -> Instance {
     let own: Vec<(&String, &ServiceIntent)> =
         services.iter().filter(|(_, service)| selects(service, pod)).collect();
+    let mut metadata = BTreeMap::from([
+        (canonical::WORKLOAD.to_owned(), pod.workload.clone()),
+        (canonical::NODE.to_owned(), pod.node.clone()),
+        (canonical::UID.to_owned(), pod.uid.clone()),
+    ]);
+    for (name, said) in [(canonical::INBOUND, &pod.inbound), (canonical::ROOTS, &pod.roots)] {
+        metadata.extend(said.iter().map(|said| (name.to_owned(), said.clone())));
+    }
     Instance {
         id: id(named),
         service: pod.name.clone(),
@@ -401,11 +409,7 @@ fn instance(
         network: network.to_owned(),
         ports: ports(pod, own.iter().map(|(_, service)| *service)),
         labels: Labels::from(pod.labels.clone()).shared(),
-        metadata: BTreeMap::from([
-            (canonical::WORKLOAD.to_owned(), pod.workload.clone()),
-            (canonical::NODE.to_owned(), pod.node.clone()),
-            (canonical::UID.to_owned(), pod.uid.clone()),
-        ]),
+        metadata,
         tags: Vec::new(),
         version: pod.version.clone(),
         weight: 100,
@@ -425,10 +429,21 @@ fn ports<'s>(pod: &Pod, services: impl Iterator<Item = &'s ServiceIntent>) -> Ve
         number,
         name: name.to_owned(),
         protocol,
+        aliases: Vec::new(),
         upgrades: Vec::new(),
     };
-    let mut ports: Vec<Port> =
-        pod.ports.iter().map(|(number, name)| port(*number, name, Protocol::Auto)).collect();
+    let mut ports: Vec<Port> = Vec::with_capacity(pod.ports.len());
+    for (number, name) in &pod.ports {
+        match ports.iter_mut().find(|port| port.number == *number) {
+            // One number may have several names, and Services may mean it by any of them.
+            Some(port) if port.name.is_empty() => port.name.clone_from(name),
+            Some(port) if !name.is_empty() && port.aliases.len() < MOST_ALIASES => {
+                port.aliases.push(name.clone())
+            }
+            Some(_) => {}
+            None => ports.push(port(*number, name, Protocol::Auto)),
+        }
+    }
     let mut said = BTreeSet::new();
     for (own, meant) in services.flat_map(|service| &service.ports) {
         let number = match meant.target_name.as_str() {

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{self as core, Container};
 
+use super::roots;
 use crate::canonical::{self, SIDECAR};
+use crate::inject::{INIT, VALIDATION};
 use crate::instance::State;
 
 /// Containers that speak the mesh's mTLS.
@@ -20,9 +22,13 @@ pub(super) struct Pod {
     /// Which of all Pods of its name.
     pub(super) uid: String,
     pub(super) state: State,
-    /// TCP ports of its containers, with their names.
+    /// TCP ports of its containers, with their names: one of several names is there as often.
     pub(super) ports: Vec<(u16, String)>,
     pub(super) sidecar: bool,
+    /// Which ports all come to it, where its rules are known.
+    pub(super) inbound: Option<String>,
+    /// Which roots it was given with it.
+    pub(super) roots: Option<String>,
     /// Its addresses are its node's.
     pub(super) on_host: bool,
     /// As metrics call the service that it belongs to, and what made it.
@@ -52,13 +58,18 @@ impl Pod {
         let ready =
             conditions.filter(|condition| condition.type_ == "Ready").any(|ready| ready.status == "True");
         let state = match (pod.metadata.deletion_timestamp.is_some(), ready, phase) {
-            (true, ..) => State::Stopping,
+            (true, true, _) => State::Stopping,
+            // It answers nobody any more, also where nobody else is left.
+            (true, false, _) => State::Unhealthy,
             (false, true, _) => State::Running,
             (false, false, "Running") => State::Unhealthy,
             _ => State::Starting,
         };
         let on_host = spec.host_network.unwrap_or(false);
-        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        // As a Service looks for a named port: an init container that ends serves nobody.
+        let goes_on = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+        let beside = spec.init_containers.iter().flatten().filter(goes_on);
+        let all = spec.containers.iter().chain(beside);
         let has_sidecar = all.clone().any(|container| SIDECARS.contains(&container.name.as_str()));
         let of = |key: &str| labels.get(key).map(String::as_str);
         Some(Self {
@@ -67,9 +78,11 @@ impl Pod {
             node: spec.node_name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             state,
-            ports: ports(all),
+            ports: ports(all.clone()),
             // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.
             sidecar: has_sidecar && !on_host,
+            inbound: inbound(spec).filter(|_| has_sidecar && !on_host),
+            roots: roots::of(all.clone()),
             on_host,
             name: canonical::plain(canonical::name(of).unwrap_or_else(|| owner(pod))),
             workload: owner(pod).to_owned(),
@@ -86,11 +99,19 @@ fn ports<'c>(containers: impl Iterator<Item = &'c Container>) -> Vec<(u16, Strin
     let mut all: Vec<(u16, String)> = Vec::new();
     for port in tcp {
         let Ok(number) = u16::try_from(port.container_port) else { continue };
-        if number > 0 && !all.iter().any(|(other, _)| *other == number) {
-            all.push((number, port.name.clone().unwrap_or_default()));
+        let port = (number, port.name.clone().unwrap_or_default());
+        if number > 0 && !all.contains(&port) {
+            all.push(port);
         }
     }
     all
+}
+
+/// What the container says that makes the rules of interception, or looks whether they are there.
+fn inbound(spec: &core::PodSpec) -> Option<String> {
+    let mut all = spec.init_containers.iter().flatten();
+    let rules = all.find(|container| [INIT, VALIDATION].contains(&container.name.as_str()))?;
+    Some(crate::instance::inbound::of_options(rules.args.iter().flatten().map(String::as_str)))
 }
 
 /// What made it, or itself.
@@ -109,6 +130,7 @@ fn owner(pod: &core::Pod) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_identity::{Authority, AuthorityOptions};
     use serde_json::json;
 
     use super::*;
@@ -147,7 +169,36 @@ mod tests {
             pod["spec"]["containers"] = json!([{"name": "app"}]);
         });
         assert!(native.unwrap().sidecar);
+        assert_eq!(named.inbound, None, "nobody says what brings connections to it");
+        let brought = of(|pod| {
+            pod["spec"]["initContainers"] = json!([{"name": "outrigger-validation", "args": ["intercept", "check", "--exclude-inbound-ports=7000"]}]);
+        });
+        assert_eq!(brought.unwrap().inbound.as_deref(), Some("*!7000"));
         assert!(!of(|pod| pod["spec"]["hostNetwork"] = json!(true)).unwrap().sidecar);
+    }
+
+    #[test]
+    fn the_roots_that_a_pod_was_given_are_known_by_their_fingerprints() {
+        let authority = |_| Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
+        let [one, other] = [1, 2].map(authority);
+        let pem = |authority: &Authority| authority.bundle().to_pem("cluster.local");
+        let given = |roots: &str| {
+            let bootstrap = json!({"join": {"roots": roots}}).to_string();
+            let sidecar = json!([{"name": "outrigger-proxy", "env": [{"name": "A"}, {"name": "OUTRIGGER_BOOTSTRAP", "value": bootstrap}]}]);
+            of(|pod| pod["spec"]["containers"] = sidecar).unwrap().roots
+        };
+        let short = |authority: &Authority| authority.fingerprints()[0][..16].to_owned();
+        for _ in 0..2 {
+            assert_eq!(given(&pem(&one)), Some(short(&one)));
+            let mut both = [short(&one), short(&other)];
+            both.sort();
+            let found = given(&(pem(&one) + &pem(&other))).unwrap();
+            let mut found: Vec<&str> = found.split(',').collect();
+            found.sort_unstable();
+            assert_eq!(found, both);
+            assert_eq!((given("nonsense"), given("")), (None, None));
+        }
+        assert_eq!(of(|_| {}).unwrap().roots, None);
     }
 
     #[test]
@@ -160,5 +211,10 @@ mod tests {
         assert_eq!(state(json!({"phase": "Succeeded", "podIP": ip})), None);
         let ending = of(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-31T10:00:00Z"));
         assert_eq!(ending.unwrap().state, State::Stopping);
+        let ended = of(|pod| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-31T10:00:00Z");
+            pod["status"]["conditions"][0]["status"] = json!("False");
+        });
+        assert_eq!(ended.unwrap().state, State::Unhealthy, "which answers nobody, not even as the last one");
     }
 }

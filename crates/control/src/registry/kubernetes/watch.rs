@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::core::v1::{self as core, Node};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
@@ -241,7 +241,13 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
         {
             let name =
                 port.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| UNNAMED.to_owned());
-            ports.push(Port { number, name, protocol: Protocol::Auto, upgrades: Vec::new() });
+            ports.push(Port {
+                number,
+                name,
+                protocol: Protocol::Auto,
+                aliases: Vec::new(),
+                upgrades: Vec::new(),
+            });
         }
     }
     let mut all = Vec::new();
@@ -250,10 +256,14 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             continue;
         };
         let said = endpoint.conditions.as_ref();
-        let state = match said.map(|said| (said.terminating.unwrap_or(false), said.ready.unwrap_or(true))) {
-            Some((true, _)) => State::Stopping,
-            Some((false, false)) => State::Unhealthy,
-            _ => State::Running,
+        let said = |of: fn(&EndpointConditions) -> Option<bool>| said.and_then(of);
+        // As kube-proxy: who is ready takes requests, though it ends, and who ends and serves still takes them where nobody else is.
+        let ends = said(|said| said.terminating).unwrap_or(false);
+        let state = match said(|said| said.ready) {
+            Some(true) => State::Running,
+            None if !ends => State::Running,
+            _ if ends && said(|said| said.serving).unwrap_or(true) => State::Stopping,
+            _ => State::Unhealthy,
         };
         let node = endpoint.node_name.as_deref();
         all.push(Instance {

@@ -180,6 +180,33 @@ fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
 }
 
 #[test]
+fn a_number_with_several_names_is_the_target_of_services_by_any_of_them() {
+    let mut cluster = Cluster::new(String::new());
+    let pod = json!({
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "app", "ports": [
+            {"containerPort": 8080, "name": "http"}, {"containerPort": 8080, "name": "metrics"},
+        ]}], "initContainers": [
+            {"name": "once", "ports": [{"containerPort": 9000, "name": "admin"}]},
+            {"name": "beside", "restartPolicy": "Always", "ports": [{"containerPort": 9001, "name": "admin"}]},
+        ]},
+        "status": {"phase": "Running", "podIP": "10.1.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    let pod = Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new));
+    cluster.put(POD, &named("web-1"), pod);
+    let spec = "{selector: {app: web}, ports: [{port: 80, name: http, targetPort: http}, {port: 81, name: more, targetPort: metrics},
+        {port: 82, name: admin, targetPort: admin}]}";
+    let said = cluster.put(SERVICE, &named("web"), service("web", spec));
+    let [one] = instances(&said).try_into().unwrap();
+    assert_eq!(one.ports.iter().map(|port| port.number).collect::<Vec<_>>(), [8080, 9001]);
+    assert_eq!(one.validate(), Ok(()));
+    let (SERVICE, Event::Upsert(Item::Rule(object))) = &said[0] else { panic!("{said:?}") };
+    let [Intent::Service(intent)] = object.intents.as_slice() else { panic!("{object:?}") };
+    let found = intent.ports.iter().map(|(number, port)| described::target(port, *number, &one));
+    assert_eq!(found.collect::<Vec<_>>(), [Some(8080), Some(8080), Some(9001)]);
+}
+
+#[test]
 fn what_changes_nothing_for_the_mesh_is_no_news() {
     let mut cluster = Cluster::default();
     let labels = || json!({"app": "reviews"});

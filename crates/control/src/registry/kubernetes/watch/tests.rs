@@ -162,3 +162,30 @@ fn what_of_a_service_has_no_effect_is_told_and_of_rules_others_tell_it() {
     let suppressed = "galley.istio.io/analyze-suppress";
     assert_eq!(idle("outrigger.io/v1", "TrafficRules", suppressed, page), [""; 0]);
 }
+
+/// As kube-proxy reads them.
+#[test]
+fn conditions_of_written_endpoints_say_who_takes_requests() {
+    let state = |conditions: Value| {
+        let slice = json!({
+            "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+            "addressType": "IPv4", "ports": [{"port": 5432}],
+            "endpoints": [{"addresses": ["192.0.2.7"], "conditions": conditions}],
+        });
+        let named = ("shop".to_owned(), "db-1".to_owned());
+        written_down(&named, &serde_json::from_value(slice).unwrap())[0].state
+    };
+    for (conditions, wanted) in [
+        (json!({}), State::Running),
+        (json!({"ready": true}), State::Running),
+        (json!({"ready": true, "serving": true, "terminating": true}), State::Running),
+        (json!({"ready": false}), State::Unhealthy),
+        (json!({"ready": false, "serving": true, "terminating": false}), State::Unhealthy),
+        (json!({"ready": false, "serving": true, "terminating": true}), State::Stopping),
+        (json!({"ready": false, "terminating": true}), State::Stopping),
+        (json!({"ready": false, "serving": false, "terminating": true}), State::Unhealthy),
+        (json!({"serving": false, "terminating": true}), State::Unhealthy),
+    ] {
+        assert_eq!(state(conditions.clone()), wanted, "{conditions}");
+    }
+}
