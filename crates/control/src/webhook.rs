@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! POST /inject ─▶ desk ─▶ review (what is asked) ─▶ namespaces (its labels, asked and kept for seconds) ─▶ inject ─▶ patch
+//! POST /inject/warnings ─▶ the same for what makes Pods, and nothing is changed
 //! POST /validate ─▶ desk ─▶ review ─▶ validate (against the world as it is) ─▶ findings
 //! ```
 //!
@@ -26,20 +27,23 @@ use outrigger_telemetry::logging::Throttle;
 use parking_lot::Mutex;
 
 use crate::inject::{
-    InjectError, InjectSettings, Injection, Mesh, Namespace, NativeSidecar, Release, Subject, decides_alone,
-    inject,
+    FailurePolicy, InjectError, InjectSettings, Injection, Mesh, Namespace, NativeSidecar, Release, Subject,
+    decides_alone, inject,
 };
 use crate::registry::health::{Health, Table};
 use crate::settings::Settings;
 use desk::Desk;
 use namespaces::Namespaces;
 use review::{Answer, Review};
+use told::Told;
 
 pub(crate) mod bundle;
 mod desk;
 mod namespaces;
 mod review;
+mod told;
 pub(crate) mod validate;
+mod workloads;
 
 /// For a question. An API server waits 10 s unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(9);
@@ -68,6 +72,7 @@ pub(crate) struct Injector {
     too_old: Mutex<Option<Release>>,
     desk: Desk,
     counts: Counts,
+    told: Told,
 }
 
 impl Injector {
@@ -90,6 +95,7 @@ impl Injector {
             too_old: Mutex::default(),
             desk: Desk::new(PATIENCE),
             counts: Counts::default(),
+            told: Told::default(),
         });
         let seen = injector.clone();
         registry.register_fn(move |page| {
@@ -114,6 +120,11 @@ impl Injector {
         self.settings.address
     }
 
+    /// What becomes of a rule that nobody has judged.
+    pub(crate) fn unjudged(&self) -> FailurePolicy {
+        self.settings.validation_failure_policy
+    }
+
     /// The configurations by which API servers find the webhooks, with their kinds.
     pub(crate) fn configurations(&self) -> [(&'static str, String); 2] {
         configurations(&self.settings)
@@ -121,7 +132,8 @@ impl Injector {
 
     /// What is served.
     pub(crate) fn router(self: Arc<Self>) -> Router {
-        Router::new().route("/inject", post(answer)).with_state(self)
+        let warnings = post(warn);
+        Router::new().route("/inject", post(answer)).route("/inject/warnings", warnings).with_state(self)
     }
 
     /// The answer to a review, as an object of the API; else what is wrong with the question.
@@ -129,7 +141,7 @@ impl Injector {
         let Review { uid, namespace, pod } = review::read(body)?.of_pod()?;
         let answer = self.decide(&namespace, &pod).await;
         let count = match &answer {
-            Answer::Refused(why) | Answer::Invalid { message: why, .. } => {
+            Answer::Refused(why) | Answer::Unjudged(why) | Answer::Invalid { message: why, .. } => {
                 if let Some(suppressed) = REFUSED.admit() {
                     tracing::warn!(namespace, reason = %why, suppressed, "a Pod was refused: it cannot have its sidecar");
                 }
@@ -176,16 +188,20 @@ impl Injector {
                 ));
             }
         };
-        let mut judged = self.judge(pod, &namespace);
+        let kubernetes = self.release();
+        let subject = |namespace| Subject { pod, namespace, workload: None, kubernetes };
+        let mut judged = self.judge(subject(&namespace));
         // API servers ask because of what a namespace says now: what it said before leaves no Pod without a sidecar.
         if kept
             && matches!(judged, Ok(Injection::LeftAlone(_)))
             && let Ok(now) = self.namespaces.now(name).await
         {
-            judged = self.judge(pod, &now);
+            judged = self.judge(subject(&now));
         }
         match judged {
             Ok(Injection::Injected { pod: after, warnings }) => {
+                let warnings = workloads::bounded(warnings);
+                self.told.tell(name, pod, &warnings);
                 Answer::Admitted { patch: diff(pod, &after), warnings }
             }
             Ok(Injection::LeftAlone(why)) => {
@@ -196,13 +212,12 @@ impl Injector {
         }
     }
 
-    fn judge(&self, pod: &serde_json::Value, namespace: &Namespace) -> Result<Injection, InjectError> {
+    fn judge(&self, subject: Subject<'_>) -> Result<Injection, InjectError> {
         let mesh = Mesh {
             trust_domain: self.trust_domain.clone(),
             domain: self.domain.clone(),
             roots: self.authority.bundle().to_pem(&self.trust_domain),
         };
-        let subject = Subject { pod, namespace, workload: None, kubernetes: self.release() };
         inject(subject, &self.settings, &mesh)
     }
 }
@@ -218,6 +233,10 @@ pub(crate) fn configurations(settings: &InjectSettings) -> [(&'static str, Strin
 
 async fn answer(State(injector): State<Arc<Injector>>, body: Body) -> Response {
     injector.desk.ask(body, async |body: Bytes| injector.review(&body).await).await
+}
+
+async fn warn(State(injector): State<Arc<Injector>>, body: Body) -> Response {
+    injector.desk.ask(body, async |body: Bytes| injector.warn(&body).await).await
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod authorization_policy;
 mod cors;
 mod destination_rule;
 mod ejection;
+mod elsewhere;
 mod gateway;
 mod nearness;
 mod peer_authentication;
@@ -98,6 +99,8 @@ pub(crate) const FOREIGN: &[Foreign] = &[
     Foreign { kind: "Gateway", group: "networking.istio.io", reason: "is not implemented by Outrigger yet" },
     Foreign { kind: "Telemetry", group: "telemetry.istio.io", reason: "is not implemented by Outrigger yet" },
 ];
+
+pub use elsewhere::elsewhere;
 
 /// Why a kind of somebody else's has no effect, in words that stand behind its name. `None`: it is one of ours, or nobody knows it.
 pub fn foreign(group: &str, kind: &str) -> Option<&'static str> {

@@ -26,7 +26,7 @@ mod yaml;
 pub use analyze::{CHECKS, Check, analyze};
 pub use catalog::ServiceCatalog;
 pub use definitions::definitions;
-pub use dialect::{foreign, foreign_kinds, service};
+pub use dialect::{elsewhere, foreign, foreign_kinds, service};
 pub use finding::{Finding, Severity};
 pub use host::{Host, HostError, Resolver};
 pub use object::{Object, Parsed, parse, parse_bytes, parse_with};

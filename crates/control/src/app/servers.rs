@@ -210,7 +210,7 @@ fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(Tc
             ));
         }
     }
-    let validator = Validator::new(settings.mesh(), keeper.clone(), registry);
+    let validator = Validator::new(settings.mesh(), injector.unjudged(), keeper.clone(), registry);
     Ok(Some((listener, injector.router().merge(validator.router()))))
 }
 

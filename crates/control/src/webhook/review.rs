@@ -78,14 +78,20 @@ impl Request {
         if !self.object.is_object() {
             return Err("the request has no object; the webhook's rules should have CREATE alone".to_owned());
         }
+        let namespace = self.place()?;
+        Ok(Review { uid: self.uid, namespace, pod: self.object })
+    }
+
+    /// The namespace of the object.
+    pub(super) fn place(&self) -> Result<String, String> {
         let of_object = self.object["metadata"]["namespace"].as_str().unwrap_or("default");
-        let namespace = if self.namespace.is_empty() { of_object.to_owned() } else { self.namespace };
+        let namespace = if self.namespace.is_empty() { of_object } else { &self.namespace };
         // It becomes a part of a path at the API server.
         let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
             return Err("the request's namespace is no name of one".to_owned());
         }
-        Ok(Review { uid: self.uid, namespace, pod: self.object })
+        Ok(namespace.to_owned())
     }
 }
 
@@ -96,6 +102,8 @@ pub(super) enum Answer {
     Admitted { patch: Patch, warnings: Vec<String> },
     /// It may not, because.
     Refused(String),
+    /// Not now: nobody has looked at it.
+    Unjudged(String),
     /// It is not valid: these fields, and why.
     Invalid { message: String, causes: Vec<(String, String)>, warnings: Vec<String> },
 }
@@ -106,6 +114,9 @@ impl Answer {
         let response = match self {
             Self::Refused(why) => {
                 json!({"uid": uid, "allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": why}})
+            }
+            Self::Unjudged(why) => {
+                json!({"uid": uid, "allowed": false, "status": {"code": 503, "reason": "ServiceUnavailable", "message": why}})
             }
             Self::Invalid { message, causes, warnings } => {
                 let cause = |(field, message)| json!({"reason": "FieldValueInvalid", "field": field, "message": message});

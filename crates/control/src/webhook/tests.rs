@@ -73,7 +73,11 @@ fn injector_among(kubeconfig: Option<&std::path::Path>, registries: &Table) -> R
 }
 
 async fn ask(router: &Router, body: impl Into<Body>) -> (u16, String) {
-    let request = Request::post("/inject").body(body.into()).unwrap();
+    ask_at("/inject", router, body).await
+}
+
+async fn ask_at(path: &str, router: &Router, body: impl Into<Body>) -> (u16, String) {
+    let request = Request::post(path).body(body.into()).unwrap();
     let response = router.clone().oneshot(request).await.unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -223,4 +227,67 @@ async fn what_is_no_review_of_a_pod_is_told_so() {
     }
     let (status, said) = ask(&router, vec![b' '; MOST + 1]).await;
     assert!(status == 413 && said.contains("3145728"), "{status}: {said}");
+}
+
+#[tokio::test]
+async fn whoever_applies_what_makes_pods_hears_what_their_injection_warns_of() {
+    let (file, _) = api_server(json!({"istio-injection": "enabled"})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, file).unwrap();
+    let router = injector(Some(&path));
+    let template = |annotations: Value| json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
+    let review = |group: &str, kind: &str, namespace: &str, object: Value, old: Value| {
+        let mut object = object;
+        (object["apiVersion"], object["kind"]) = (format!("{group}/v1").into(), kind.into());
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "u-1", "kind": {"group": group, "version": "v1", "kind": kind}, "operation": "CREATE", "namespace": namespace,
+            "object": object, "oldObject": old,
+        }})
+    };
+    let warned = async |review: Value| -> Vec<String> {
+        let (status, body) = ask_at("/inject/warnings", &router, review.to_string()).await;
+        assert_eq!(status, 200, "{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let answer = &answer["response"];
+        assert!(answer["allowed"] == true && answer.get("patch").is_none(), "{answer}");
+        serde_json::from_value(answer.get("warnings").cloned().unwrap_or(json!([]))).unwrap()
+    };
+    let unknown = json!({"sidecar.istio.io/unknown": "1"});
+    let deployment =
+        json!({"metadata": {"name": "web"}, "spec": {"replicas": 1, "template": template(unknown.clone())}});
+    let said = warned(review("apps", "Deployment", "shop", deployment.clone(), Value::Null)).await;
+    assert!(said.len() == 1 && said[0].contains("sidecar.istio.io/unknown"), "{said:?}");
+    let cron = json!({"spec": {"jobTemplate": {"spec": {"template": template(unknown)}}}});
+    assert_eq!(warned(review("batch", "CronJob", "shop", cron, Value::Null)).await, said);
+    // How many there are to be is another matter.
+    let mut scaled = deployment.clone();
+    scaled["spec"]["replicas"] = 2.into();
+    assert_eq!(warned(review("apps", "Deployment", "shop", scaled, deployment.clone())).await, [""; 0]);
+    // What refuses the Pods is said before there are any, and refuses nothing else.
+    let wrong = template(json!({"sidecar.istio.io/proxyCPU": "much"}));
+    let said =
+        warned(review("apps", "StatefulSet", "shop", json!({"spec": {"template": wrong}}), Value::Null))
+            .await;
+    assert!(
+        said.len() == 1 && said[0].starts_with("its Pods will be refused: ") && said[0].contains("proxyCPU"),
+        "{said:?}"
+    );
+    // Without a word of its namespace nothing is known.
+    assert_eq!(warned(review("apps", "Deployment", "gone", deployment.clone(), Value::Null)).await, [""; 0]);
+    let other = review("apps", "Service", "shop", deployment, Value::Null);
+    assert_eq!(ask_at("/inject/warnings", &router, other.to_string()).await.0, 400);
+
+    let many: serde_json::Map<String, Value> =
+        (0..100).map(|n| (format!("sidecar.istio.io/{n}{}", "x".repeat(2000)), json!(""))).collect();
+    let said = warned(review(
+        "apps",
+        "Deployment",
+        "shop",
+        json!({"spec": {"template": template(many.into())}}),
+        Value::Null,
+    ))
+    .await;
+    assert_eq!(said.len(), 17);
+    assert!(said.iter().all(|one| one.len() <= 1024) && said[16] == "and 84 more", "{said:?}");
 }

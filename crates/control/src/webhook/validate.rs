@@ -2,7 +2,7 @@
 //!
 //! A rule is judged as `apply` judges it: read, and analysed together with everything that is published. Nobody waits for the keeper, and so
 //! nobody for the watch that will bring the same rule. A kind of somebody else's, which `apply` would refuse, is admitted with a warning: it
-//! may be there for somebody else. What another object may still mend (a host or a subset that is not there) is a
+//! may be there for somebody else. So is a rule that is for another controller alone, such as one of gateways. What another object may still mend (a host or a subset that is not there) is a
 //! warning: kubectl sends one object at a time, in any order. So is everything about a deletion, which an API server must not be kept from.
 
 use std::collections::BTreeSet;
@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::desk::Desk;
 use super::review::{self, Answer, Request};
+use crate::inject::FailurePolicy;
 use crate::keeper::{Keeper, Published, consequences};
 use crate::registry::kubernetes::read;
 use crate::world::MeshSettings;
@@ -56,6 +57,8 @@ struct Counts {
 /// The validator.
 pub(crate) struct Validator {
     settings: MeshSettings,
+    /// What becomes of a rule for which there was no time.
+    unjudged: FailurePolicy,
     keeper: Keeper,
     desk: Desk,
     analyses: Arc<Semaphore>,
@@ -63,9 +66,15 @@ pub(crate) struct Validator {
 }
 
 impl Validator {
-    pub(crate) fn new(settings: MeshSettings, keeper: Keeper, registry: &Registry) -> Arc<Self> {
+    pub(crate) fn new(
+        settings: MeshSettings,
+        unjudged: FailurePolicy,
+        keeper: Keeper,
+        registry: &Registry,
+    ) -> Arc<Self> {
         let (desk, analyses) = (Desk::new(PATIENCE), Arc::new(Semaphore::new(ANALYSES)));
-        let validator = Arc::new(Self { settings, keeper, desk, analyses, counts: Counts::default() });
+        let validator =
+            Arc::new(Self { settings, unjudged, keeper, desk, analyses, counts: Counts::default() });
         let seen = validator.clone();
         registry.register_fn(move |page| {
             let mut all =
@@ -102,6 +111,11 @@ impl Validator {
         let id = question.id();
         let answer = match tokio::time::timeout(JUDGEMENT, self.judged(question)).await {
             Ok(Some(verdict)) => verdict.answer(),
+            Ok(None) | Err(_) if self.unjudged == FailurePolicy::Fail => {
+                self.counts.unjudged.fetch_add(1, Ordering::Relaxed);
+                let why = "outrigger had no time to judge this rule; try again";
+                return Ok(Answer::Unjudged(why.to_owned()).written(&uid));
+            }
             // Nothing is in force that cannot be read: the API server may have it, and its status says what is wrong.
             Ok(None) | Err(_) => {
                 self.counts.unjudged.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +128,7 @@ impl Validator {
         let count = match &answer {
             Answer::Admitted { warnings, .. } if warnings.is_empty() => &self.counts.admitted,
             Answer::Admitted { .. } => &self.counts.warned,
-            Answer::Refused(why) | Answer::Invalid { message: why, .. } => {
+            Answer::Refused(why) | Answer::Unjudged(why) | Answer::Invalid { message: why, .. } => {
                 if let Some(suppressed) = REFUSED.admit() {
                     tracing::info!(rule = %id, reason = %why, suppressed, "a rule was refused at admission");
                 }
@@ -182,6 +196,8 @@ impl Question {
         let (key, id) = (format!("{}/{}/{}", self.kind, self.namespace, self.name), self.id());
         let mut findings = Vec::new();
         let (deleted, mut new) = (self.object.is_none(), Vec::<Object>::new());
+        let object = self.object.as_ref();
+        let theirs = object.and_then(|object| outrigger_rules::elsewhere(&self.kind, &object.data["spec"]));
         if let Some(object) = self.object {
             Parsed { objects: new, findings } = read::read(object, &settings.reading(&self.namespace));
         }
@@ -190,6 +206,11 @@ impl Question {
             findings.extend(consequences(&published.rules, &published.world, &gone, &new));
         }
         let mut verdict = Verdict::default();
+        if let Some(whose) = theirs {
+            // Its owner may know fields that we do not, and judges it: here it is not in force.
+            findings.retain(|finding| !finding.is_error());
+            verdict.warnings.push(format!("{} {whose}: it is stored, and not in force here", self.kind));
+        }
         for finding in findings {
             let of = finding.object.as_deref().filter(|of| *of != id);
             let text = of.map(|of| format!("{of}: ")).unwrap_or_default() + &finding.of_field();

@@ -35,7 +35,7 @@ pub const PORT_FIELDS: &[&str] = &["port", "name", "protocol", "targetPort", "ap
 
 /// What is said of a Service in annotations and has no effect here: the annotation, or how it begins, the values that ask for nothing else
 /// than what is done, and what to do instead.
-const ANNOTATIONS: [(&str, &[&str], &str); 6] = [
+const ANNOTATIONS: [(&str, &[&str], &str); 8] = [
     ("service.kubernetes.io/topology-mode", &["Disabled", "disabled", ""], NEAR),
     ("service.kubernetes.io/topology-aware-hints", &["Disabled", "disabled", ""], NEAR),
     (
@@ -46,6 +46,12 @@ const ANNOTATIONS: [(&str, &[&str], &str); 6] = [
     ("retry.linkerd.io/", &[], "TrafficRules have retry"),
     ("timeout.linkerd.io/", &[], "TrafficRules have timeout"),
     ("balancer.linkerd.io/", &[], "TrafficRules have circuitBreaker and loadBalancing"),
+    (
+        "config.linkerd.io/opaque-ports",
+        &[""],
+        "a port whose bytes nobody is to look into has appProtocol: tcp, or a name that begins with tcp-",
+    ),
+    ("config.linkerd.io/", &[], "what it asks of a sidecar stands at its Pods or their namespace"),
 ];
 const NEAR: &str = "hints of EndpointSlices are not followed; spec.trafficDistribution, or localityLbSetting of a DestinationRule, keeps requests near";
 
@@ -380,6 +386,8 @@ ports:
             ("networking.istio.io/exportTo: '.'", "every namespace knows the Service"),
             ("retry.linkerd.io/http: 5xx", "TrafficRules have retry"),
             ("timeout.linkerd.io/request: 9s", "TrafficRules have timeout"),
+            ("config.linkerd.io/opaque-ports: '25'", "a name that begins with tcp-"),
+            ("config.linkerd.io/skip-inbound-ports: '25'", "stands at its Pods"),
             (
                 "balancer.linkerd.io/failure-accrual: consecutive",
                 "TrafficRules have circuitBreaker and loadBalancing",

@@ -27,11 +27,17 @@ async fn validator(rules: &str) -> (Router, Registry) {
     keeper.register(instance, crate::registry::api::Caller::Operator("ann".into())).await.unwrap();
     keeper.apply(parse("", rules).objects, "default", "ann", false).await.unwrap();
     let registry = Registry::new();
-    (Validator::new(MeshSettings::default(), keeper, &registry).router(), registry)
+    let unjudged = FailurePolicy::Ignore;
+    (Validator::new(MeshSettings::default(), unjudged, keeper, &registry).router(), registry)
 }
 
 fn review(operation: &str, kind: &str, name: &str, spec: Value, old: Value) -> Value {
-    let group = if kind == "TrafficRules" { "outrigger.io" } else { "networking.istio.io" };
+    let group = match kind {
+        "TrafficRules" => "outrigger.io",
+        "HTTPRoute" => "gateway.networking.k8s.io",
+        "AuthorizationPolicy" => "security.istio.io",
+        _ => "networking.istio.io",
+    };
     let object = |spec: Value| match spec {
         Value::Null => Value::Null,
         spec => {
@@ -156,5 +162,50 @@ async fn what_is_no_question_about_a_rule_is_told_so() {
     ] {
         let (status, said) = ask(&router, body).await;
         assert!(status == 400 && said.contains(word), "{status}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_for_another_controller_alone_is_stored_and_whoever_stores_it_is_told() {
+    let (router, _) = validator(ROUTE).await;
+    let gateway = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"});
+    let own = json!({"group": "", "kind": "Service", "name": "catalog"});
+    let new_field = |parent: &Value| json!({"parentRefs": [parent], "rules": [{"fieldOfTomorrow": 1}]});
+    let bound = json!({"targetRefs": [gateway], "rules": [{"somethingNew": 1}]});
+    let edge = |gateways: &[&str]| json!({"hosts": ["shop.example"], "gateways": gateways, "http": [{"fieldOfTomorrow": 1}]});
+    for (kind, theirs, ours) in [
+        ("AuthorizationPolicy", bound, json!({"rules": [{"somethingNew": 1}]})),
+        ("HTTPRoute", new_field(&gateway), new_field(&own)),
+        ("VirtualService", edge(&["edge"]), edge(&["edge", "mesh"])),
+    ] {
+        let stored = response(&router, review("CREATE", kind, "edge", theirs, Value::Null)).await;
+        assert!(stored["allowed"] == true, "{stored}");
+        let warning = stored["warnings"][0].as_str().unwrap();
+        assert!(
+            warning.starts_with(kind) && warning.ends_with("it is stored, and not in force here"),
+            "{warning}"
+        );
+        let refused = response(&router, review("CREATE", kind, "edge", ours, Value::Null)).await;
+        assert!(refused["allowed"] == false, "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_for_which_there_was_no_time_is_stored_or_not_as_the_policy_says() {
+    for (policy, allowed) in [(FailurePolicy::Ignore, true), (FailurePolicy::Fail, false)] {
+        let (keeper, _) = keeper().await;
+        let registry = Registry::new();
+        let validator = Validator::new(MeshSettings::default(), policy, keeper, &registry);
+        // Somebody else has the only place, for as long as it takes.
+        let _place = validator.analyses.clone().acquire_owned().await.unwrap();
+        let spec = json!({"service": "catalog"});
+        let answer =
+            response(&validator.router(), review("CREATE", "TrafficRules", "page", spec, Value::Null)).await;
+        assert_eq!(answer["allowed"], allowed, "{answer}");
+        match allowed {
+            true => assert!(answer["warnings"][0].as_str().unwrap().contains("had no time"), "{answer}"),
+            false => assert_eq!(answer["status"]["code"], 503, "{answer}"),
+        }
+        assert!(registry.render().contains(r#"outrigger_validations_total{outcome="unjudged"} 1"#));
     }
 }
