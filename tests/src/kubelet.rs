@@ -1,7 +1,7 @@
 //! A small kubelet: it gives each Pod of its node a host of its own, runs the containers as processes there, probes them, restarts them,
 //! says how they are, and ends them in order. Real but for the container: names of images stand for programs of the test.
 //!
-//! As a kubelet does: init containers one after the other, one that restarts always goes on and has to have started before the next; then
+//! As a kubelet does: what claims a volume waits until it has one; init containers one after the other, one that restarts always goes on and has to have started before the next; then
 //! containers in the order of the Pod, each after the `postStart` of the one before; probes, and what they cost; restarts with a back-off;
 //! at the end `preStop`, SIGTERM, what is left of the grace period, SIGKILL, and sidecars after all others.
 
@@ -104,11 +104,6 @@ impl Kubelet {
             tasks.push(tokio::spawn(place(shared.clone())));
         }
         Self { shared, tasks }
-    }
-
-    /// Where the files of a claim are.
-    pub fn claim(&self, namespace: &str, claim: &str) -> PathBuf {
-        container::claim_in(self.shared.directory.path(), namespace, claim)
     }
 
     /// Where a Pod runs.
@@ -234,6 +229,15 @@ impl Life {
         let (namespace, name) = (self.pod.namespace().unwrap_or_default(), self.pod.name_any());
         let key = (namespace.clone(), name.clone());
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &namespace);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let is_over = tokio::select! {
+            () = container::bound(&self.shared.client, &self.pod) => false,
+            () = to_end(self.ends.clone()) => true,
+        };
+        if is_over {
+            let _ = api.delete(&name, &now).await;
+            return;
+        }
         let short = format!("p{}", fastrand::u32(..));
         let net = self.shared.net.clone();
         let host = tokio::task::spawn_blocking(move || net.host(&short)).await.expect("a host can be made");
@@ -268,7 +272,6 @@ impl Life {
             let _ = self.plugins("DEL", &host).await;
         }
         self.shared.hosts.lock().remove(&key);
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
         let _ = api.delete(&name, &now).await;
         drop(host);
     }

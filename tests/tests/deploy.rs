@@ -177,7 +177,7 @@ fn what_may_be_a_second_installation_is_warned_about_beside_what_is_printed() {
         let output = Command::new(BINARY).args(words).output().unwrap();
         assert!(output.status.success(), "{words:?}");
         let (out, said) = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).into();
-        assert!(!out.contains("warning") && objects(&out).len() > 10, "{words:?}");
+        assert!(!out.contains("warning:") && objects(&out).len() > 10, "{words:?}");
         match word {
             "" => assert_eq!(said, "", "{words:?}"),
             word => assert!(said.contains(word) && said.contains("takes its ClusterRoleBinding"), "{said}"),
@@ -207,6 +207,21 @@ fn the_chart_is_the_manifest() {
         ("1.32.0", &["--set", "cni.enabled=true"]),
         ("1.29.4", &["--set", "cni.enabled=true"]),
         ("1.32.0", &["--set", "revision=1-2,cni.enabled=true,replicas=1"]),
+        (
+            "1.32.0",
+            &[
+                "--set",
+                "storage=2Gi,storageClass=fast,clusterDomain=corp.internal,validationFailurePolicy=Fail,injectByAnnotation=true",
+            ],
+        ),
+        (
+            "1.33.0",
+            &[
+                "--set",
+                "cni.enabled=true,imagePullSecrets[0].name=registry,nodeSelector.pool=system,tolerations[0].operator=Exists,priorityClassName=high,\
+                 affinity.podAntiAffinity.x=y",
+            ],
+        ),
         (
             "1.30.0",
             &[

@@ -44,6 +44,10 @@ const WEBHOOKS: [[&str; 2]; 2] = [
     ["validatingwebhookconfiguration", "outrigger-validator"],
 ];
 
+/// What each entry of them asks for, in their order.
+const PATHS: [&[&str]; 2] = [&["inject"; 7], &["validate", "validate", WARNS, WARNS, WARNS, WARNS]];
+const WARNS: &str = "inject/warnings";
+
 /// A namespace whose Pods are injected.
 const SHOP: &str = "apiVersion: v1
 kind: Namespace
@@ -165,16 +169,16 @@ impl Stage {
         if served {
             settings["injector"] = injector;
         }
-        for (webhook, entries, path) in [(WEBHOOKS[0], 0..7, "inject"), (WEBHOOKS[1], 0..2, "validate")] {
+        for (webhook, paths) in WEBHOOKS.into_iter().zip(PATHS) {
             if !served {
                 cluster.kubectl(&[&["delete"], &webhook[..]].concat()).unwrap();
                 continue;
             }
-            let to = |place| {
+            let to = |(place, path): (usize, &&str)| {
                 let at = format!("/webhooks/{place}/clientConfig");
                 json!({"op": "replace", "path": at, "value": {"url": format!("https://127.0.0.1:15017/{path}")}})
             };
-            let urls = Value::from(entries.map(to).collect::<Vec<_>>()).to_string();
+            let urls = Value::from(paths.iter().enumerate().map(to).collect::<Vec<_>>()).to_string();
             cluster.kubectl(&[&["patch"], &webhook[..], &["--type=json", "-p", &urls]].concat()).unwrap();
         }
         let mesh = Mesh::start_on_with(BINARY, &master, settings).await;

@@ -14,6 +14,8 @@ const TEMPLATES: [&str; 2] = [
     include_str!("../../../deploy/helm/templates/cni.yaml"),
 ];
 const VALUES: &str = include_str!("../../../deploy/helm/values.yaml");
+/// Values without which some objects are not there.
+const OPTIONAL: [&str; 1] = ["cni.enabled"];
 
 /// The revision that stands for itself, without a word behind its names.
 const DEFAULT_REVISION: &str = "default";
@@ -59,6 +61,14 @@ impl Values {
         self.kubernetes = kubernetes;
     }
 
+    /// What whoever installs with these should know.
+    pub fn hint(&self) -> Option<&'static str> {
+        (self.fields["cni"]["enabled"] == true && self.kubernetes.is_none()).then_some(
+            "warning: the CNI plugin's agents are written for Kubernetes 1.30 or newer, whose nodes know appArmorProfile; with an older API server say \
+             --kubernetes-version, such as 1.29",
+        )
+    }
+
     /// Lays a file of values over these.
     ///
     /// # Errors
@@ -82,16 +92,20 @@ impl Values {
     pub fn set(&mut self, words: &str) -> Result<(), String> {
         let (path, text) = words.split_once('=').ok_or_else(|| format!("\"{words}\" is not NAME=VALUE"))?;
         let mut names = path.split('.');
-        let first = names.next().unwrap_or_default();
-        let mut at = self.known(first)?;
+        let (first, place) = indexed(names.next().unwrap_or_default())?;
+        let mut at = item(self.known(first)?, place, path)?;
         for (depth, name) in names.enumerate() {
+            let (name, place) = indexed(name)?;
             if depth == 0 {
                 is_known(first, at, name)?;
+            }
+            if at.is_null() {
+                *at = serde_json::json!({});
             }
             if !at.is_object() {
                 return Err(format!("\"{path}\": there is nothing below it"));
             }
-            at = &mut at[name];
+            at = item(&mut at[name], place, path)?;
         }
         *at = match text {
             "true" | "false" => (text == "true").into(),
@@ -125,6 +139,32 @@ impl Values {
     }
 }
 
+/// Items of a list that is written value by value.
+const MOST_ITEMS: usize = 32;
+
+/// `tolerations[0]`, as Helm has it: a name, and a place in its list.
+fn indexed(name: &str) -> Result<(&str, Option<usize>), String> {
+    let Some((list, place)) = name.split_once('[') else { return Ok((name, None)) };
+    let place =
+        place.strip_suffix(']').and_then(|place| place.parse().ok()).filter(|place| *place < MOST_ITEMS);
+    place
+        .map(|place| (list, Some(place)))
+        .ok_or_else(|| format!("\"{name}\" is no item of a list, such as {list}[0]"))
+}
+
+fn item<'v>(at: &'v mut Value, place: Option<usize>, path: &str) -> Result<&'v mut Value, String> {
+    let Some(place) = place else { return Ok(at) };
+    if at.is_null() {
+        *at = Value::Array(Vec::new());
+    }
+    let all = at.as_array_mut().ok_or_else(|| format!("\"{path}\": this is no list"))?;
+    if all.len() <= place {
+        // Something is below it, or it is written now.
+        all.resize(place + 1, serde_json::json!({}));
+    }
+    Ok(&mut all[place])
+}
+
 /// What is below these is ours to say, so another word is a mistake; what is below others is the cluster's.
 fn is_known(first: &str, at: &Value, name: &str) -> Result<(), String> {
     match at.as_object() {
@@ -149,11 +189,21 @@ pub fn manifest(namespace: &str, values: &Values) -> Result<String, String> {
     Ok(text + &installed(namespace, values)?)
 }
 
-/// The same without the namespace: what else there is in it is not ours to delete, such as the Secret with the authority's keys.
+/// What is to be taken out: everything that there may be, whatever these values say of it now. It may have been installed with others, and what is
+/// not there need not be taken out.
 ///
 /// # Errors
 /// As [`manifest`].
-pub fn installed(namespace: &str, values: &Values) -> Result<String, String> {
+pub fn uninstalled(namespace: &str, values: &Values) -> Result<String, String> {
+    let mut all = values.clone();
+    for optional in OPTIONAL {
+        all.set(&format!("{optional}=true"))?;
+    }
+    installed(namespace, &all)
+}
+
+/// The same without the namespace: what else there is in it is not ours to delete, such as the Secret with the authority's keys.
+fn installed(namespace: &str, values: &Values) -> Result<String, String> {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if !(1..=63).contains(&namespace.len()) || !namespace.bytes().all(plain) {
         return Err(format!("\"{namespace}\" cannot be the name of a namespace"));

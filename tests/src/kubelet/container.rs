@@ -7,7 +7,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, ServiceAccount, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, PersistentVolumeClaim, Pod, ServiceAccount, Volume, VolumeMount,
+};
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 
@@ -41,7 +43,12 @@ impl Surroundings {
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             let place = match &volume.persistent_volume_claim {
                 Some(claim) => claim_in(node, &namespace, &claim.claim_name),
-                None => directory.join("volumes").join(&volume.name),
+                None => {
+                    let place = directory.join("volumes").join(&volume.name);
+                    // The Pod of this name that was there before has taken its own with it.
+                    let _ = std::fs::remove_dir_all(&place);
+                    place
+                }
             };
             std::fs::create_dir_all(&place).expect("a directory of our own");
             fill(client, pod, volume, &place).await;
@@ -137,8 +144,25 @@ fn field_of(pod: &Pod, path: &str) -> Option<String> {
     })
 }
 
+/// Waits until each volume that the Pod claims is there: somebody has to make it.
+pub(super) async fn bound(client: &Client, pod: &Pod) {
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    for claim in volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref()) {
+        loop {
+            let found = claims.get(&claim.claim_name).await.ok();
+            let phase = found.and_then(|found| found.status?.phase);
+            if phase.as_deref() == Some("Bound") {
+                break;
+            }
+            tokio::time::sleep(super::TICK).await;
+        }
+    }
+}
+
 /// The directory of a claim, on the node's own disk.
-pub(super) fn claim_in(node: &Path, namespace: &str, claim: &str) -> PathBuf {
+fn claim_in(node: &Path, namespace: &str, claim: &str) -> PathBuf {
     node.join("claims").join(format!("{namespace}_{claim}"))
 }
 

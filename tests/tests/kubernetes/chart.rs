@@ -19,6 +19,13 @@ const SETS: [&[&str]; 3] = [
         "injectionFailurePolicy=Ignore",
         "validationFailurePolicy=Fail",
         "resources.limits.memory=2Gi",
+        "storage=2Gi",
+        "storageClass=fast",
+        "injectByAnnotation=true",
+        "imagePullSecrets[0].name=registry",
+        "tolerations[0].operator=Exists",
+        "nodeSelector.pool=system",
+        "priorityClassName=system-cluster-critical",
     ],
 ];
 

@@ -37,6 +37,19 @@ const CRASHING: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
     ]
 }}"#;
 
+/// One that keeps something, and what it claims for that.
+const KEEPING: &str = r#"apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept, namespace: shop}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "keeping", "namespace": "shop"}, "spec": {
+    "nodeName": "node-1", "containers": [{"name": "one", "image": "app", "args": ["serve", "8081"],
+        "volumeMounts": [{"name": "kept", "mountPath": "/srv/kept"}]}],
+    "volumes": [{"name": "kept", "persistentVolumeClaim": {"claimName": "kept"}}]
+}}
+"#;
+
 fn place_of(history: &[String], line: &str) -> usize {
     history.iter().position(|one| one == line).unwrap_or_else(|| panic!("{line}: {history:#?}"))
 }
@@ -66,7 +79,8 @@ async fn the_kubelet_of_the_tests_keeps_the_order_the_hooks_and_the_restarts_of_
     let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, images(), None, None)).await;
     let place = Place { kubelet, cluster };
     place.cluster.apply(SHOP);
-    eventually("Pods can be made", || async { place.cluster.try_apply(ORDERLY) }).await;
+    eventually("Pods can be made", || async { place.cluster.try_apply(KEEPING) }).await;
+    place.cluster.apply(ORDERLY);
     eventually("it is ready", || async {
         let status = place.status("orderly")?;
         let ready = |list: &str| {
@@ -122,8 +136,22 @@ async fn the_kubelet_of_the_tests_keeps_the_order_the_hooks_and_the_restarts_of_
         ],
     );
 
+    keeping(&place).await;
     crashing(&place).await;
     ending(&place).await;
+}
+
+/// What claims a volume does not run before there is one: it came first, and others run.
+async fn keeping(place: &Place) {
+    assert_eq!(place.kubelet.history("shop", "keeping"), [""; 0]);
+    assert_eq!(place.status("keeping").unwrap()["phase"], "Pending");
+    let bound = ["--subresource=status", "--type=merge", "-p", r#"{"status": {"phase": "Bound"}}"#];
+    place.cluster.kubectl(&[&["-n", "shop", "patch", "pvc", "kept"], &bound[..]].concat()).unwrap();
+    eventually("it runs once there is one", || async {
+        let status = place.status("keeping")?;
+        if status["phase"] == "Running" { Ok(()) } else { Err(format!("{status:#}")) }
+    })
+    .await;
 }
 
 /// What ends is started again after a while; what cannot start, too.

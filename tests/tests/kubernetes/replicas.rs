@@ -58,12 +58,12 @@ impl Pair {
             cluster.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()]).unwrap();
         }
         cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).unwrap();
-        for (webhook, entries, path) in [(WEBHOOKS[0], 0..7, "inject"), (WEBHOOKS[1], 0..2, "validate")] {
-            let to = |place| {
+        for (webhook, paths) in WEBHOOKS.into_iter().zip(PATHS) {
+            let to = |(place, path): (usize, &&str)| {
                 let at = format!("/webhooks/{place}/clientConfig");
                 json!({"op": "replace", "path": at, "value": {"url": format!("https://127.0.0.1:15017/{path}")}})
             };
-            let urls = Value::from(entries.map(to).collect::<Vec<_>>()).to_string();
+            let urls = Value::from(paths.iter().enumerate().map(to).collect::<Vec<_>>()).to_string();
             cluster.kubectl(&[&["patch"], &webhook[..], &["--type=json", "-p", &urls]].concat()).unwrap();
         }
         let here = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));

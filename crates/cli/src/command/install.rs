@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use outrigger_control::inject::Release;
-use outrigger_control::install::{NAMESPACE, Values, definitions, installed, manifest};
+use outrigger_control::install::{NAMESPACE, Values, definitions, manifest, uninstalled};
 
 use super::rules::read;
 
@@ -21,7 +21,7 @@ pub(crate) struct Manifest {
     crds: Definitions,
 }
 
-/// Print what `kubectl delete -f -` takes to undo an installation. The definitions stay, and with them the rules, unless `--crds`.
+/// Print what `kubectl delete --ignore-not-found -f -` takes to undo an installation, whatever it was made with: optional parts are named, too. The definitions stay, and with them the rules, unless `--crds`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Uninstall {
     #[command(flatten)]
@@ -62,6 +62,11 @@ impl Manifest {
         if let Some(warning) = self.wishes.second() {
             eprintln!("{warning}");
         }
+        if self.crds != Definitions::Only
+            && let Some(warning) = self.wishes.values()?.hint()
+        {
+            eprintln!("{warning}");
+        }
         if self.crds != Definitions::None {
             print!("{}", definitions()?);
         }
@@ -77,7 +82,7 @@ impl Manifest {
 
 impl Uninstall {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        print!("{}", self.wishes.made(installed)?);
+        print!("{}", self.wishes.made(uninstalled)?);
         if self.crds {
             print!("---\n{}", definitions()?);
         }

@@ -28,10 +28,17 @@ fn values_say_what_sidecars_are_like_and_none_is_lost() {
         bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File}}";
     values.merge(&format!("injector: {text}")).unwrap();
     values.set("injector.logLevel=warn,outrigger_proxy=debug").unwrap();
+    values.merge("{imagePullSecrets: [{name: registry}], validationFailurePolicy: Fail, clusterDomain: corp.internal}").unwrap();
     let after = manifest(NAMESPACE, &values).unwrap();
     let mut wanted = serde_json::to_value(wanted).unwrap();
     json_patch::merge(&mut wanted, &serde_saphyr::from_str::<Value>(text).unwrap());
     wanted["logLevel"] = "warn,outrigger_proxy=debug".into();
+    wanted["imagePullSecrets"] = serde_json::json!([{"name": "registry"}]);
+    wanted["validationFailurePolicy"] = "Fail".into();
+    assert_eq!(
+        (settings(&before).domain.as_str(), settings(&after).domain.as_str()),
+        ("cluster.local", "corp.internal")
+    );
     assert_eq!(serde_json::to_value(settings(&after).injector).unwrap(), wanted);
     // Whoever reads them at its start starts anew.
     let of = |text: &str| {
@@ -72,12 +79,24 @@ fn values_are_laid_over_the_defaults_and_unknown_ones_are_told() {
     }
     assert!(!text.contains("outrigger-system") && !text.contains("{{ "), "{text}");
     assert!(
-        values.set("images=2").unwrap_err().starts_with("there is no value \"images\", only cni, image, ")
+        values
+            .set("images=2")
+            .unwrap_err()
+            .starts_with("there is no value \"images\", only affinity, clusterDomain, cni, image, ")
     );
     assert!(
         values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
     );
     assert!(manifest("Mesh System", &values).is_err());
+    // Lists item by item, as Helm takes them.
+    values.set("imagePullSecrets[0].name=registry").unwrap();
+    values.set("imagePullSecrets[1].name=mirror").unwrap();
+    values.set("cni.excludeNamespaces[1]=other").unwrap();
+    let text = manifest("mesh", &values).unwrap();
+    assert!(text.contains(r#"imagePullSecrets: [{"name":"registry"},{"name":"mirror"}]"#), "{text}");
+    for wrong in ["tolerations[x].key=a", "tolerations[99].key=a", "tolerations[0=a", "image[0]=a"] {
+        assert!(values.set(wrong).unwrap_err().contains("list"), "{wrong}");
+    }
 }
 
 #[test]
@@ -156,14 +175,87 @@ fn the_agents_say_that_they_are_unconfined_as_their_cluster_reads_it() {
         [(None, false), (Some("v1.30.1"), false), (Some("1.29"), true), (Some("1.27"), true)]
     {
         values.render_for(release.map(|text| text.parse().unwrap()));
+        // Who does not say it is told what is taken for granted.
+        assert_eq!(
+            values.hint().is_some_and(|hint| hint.contains("--kubernetes-version")),
+            release.is_none()
+        );
         let text = manifest(NAMESPACE, &values).unwrap();
         assert_eq!((text.contains(annotation), text.contains(field)), (old, !old), "{release:?}");
     }
 }
 
+/// The Pod of a workload.
+fn pod_of(text: &str, kind: &str) -> (Value, Value) {
+    let found = text.split("\n---\n").find(|object| object.contains(&format!("\nkind: {kind}\n"))).unwrap();
+    let found: Value = serde_saphyr::from_str(found).unwrap();
+    (found["spec"]["template"]["spec"].clone(), found["spec"].clone())
+}
+
+#[test]
+fn a_volume_is_claimed_only_where_one_is_asked_for() {
+    let mut values = Values::defaults().unwrap();
+    let (pod, set) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
+    assert_eq!(set.get("volumeClaimTemplates"), None, "an empty cluster has nobody who makes volumes");
+    assert_eq!(pod["volumes"][1], serde_json::json!({"name": "data", "emptyDir": {}}));
+    values.set("storage=2Gi").unwrap();
+    let (pod, set) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
+    assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
+    let claim = &set["volumeClaimTemplates"][0];
+    assert_eq!((&claim["metadata"]["name"], claim["spec"].get("storageClassName")), (&"data".into(), None));
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "2Gi");
+    values.set("storageClass=fast").unwrap();
+    let (_, set) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
+    assert_eq!(set["volumeClaimTemplates"][0]["spec"]["storageClassName"], "fast");
+}
+
+#[test]
+fn where_replicas_run_and_how_images_are_pulled_are_values() {
+    let mut values = Values::defaults().unwrap();
+    let fields = ["imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"];
+    values.set("cni.enabled=true").unwrap();
+    let (bare, _) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
+    assert!(fields.iter().all(|field| bare.get(*field).is_none()), "{bare}");
+    let said = "{imagePullSecrets: [{name: registry}], nodeSelector: {pool: system}, tolerations: [{key: dedicated, operator: Exists}],
+        affinity: {podAntiAffinity: {}}, priorityClassName: system-cluster-critical}";
+    values.merge(said).unwrap();
+    let text = manifest(NAMESPACE, &values).unwrap();
+    let (pod, _) = pod_of(&text, "StatefulSet");
+    let said: Value = serde_saphyr::from_str(said).unwrap();
+    for field in fields {
+        assert_eq!(pod[field], said[field], "{field}");
+    }
+    assert_eq!(pod_of(&text, "DaemonSet").0["imagePullSecrets"], said["imagePullSecrets"]);
+    assert_eq!(settings(&text).injector.unwrap().image_pull_secrets[0].name, "registry");
+}
+
+#[test]
+fn what_is_taken_out_is_everything_that_may_have_been_installed() {
+    let identities = |text: &str| -> std::collections::BTreeSet<String> {
+        let all = text.split("\n---\n").map(|part| serde_saphyr::from_str::<Value>(part).unwrap());
+        let word = |object: &Value, path: &str| {
+            object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        all.map(|object| {
+            ["/kind", "/metadata/namespace", "/metadata/name"].map(|path| word(&object, path)).join(" ")
+        })
+        .collect()
+    };
+    let mut values = Values::defaults().unwrap();
+    let plain = identities(&uninstalled(NAMESPACE, &values).unwrap());
+    values.merge("{cni: {enabled: true, repair: {evict: true, label: true}}, injectByAnnotation: true, storage: 1Gi}").unwrap();
+    let made = identities(&installed(NAMESPACE, &values).unwrap());
+    assert!(plain.contains("DaemonSet kube-system outrigger-cni"), "{plain:?}");
+    assert_eq!(plain, made);
+    // The plugin is the default revision's, and stays with it.
+    values.set("revision=new").unwrap();
+    let other = identities(&uninstalled(NAMESPACE, &values).unwrap());
+    assert!(!other.iter().any(|one| one.contains("outrigger-cni")), "{other:?}");
+}
+
 #[test]
 fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
-    let text = installed(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+    let text = uninstalled(NAMESPACE, &Values::defaults().unwrap()).unwrap();
     let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
     assert!(kinds.contains(&"StatefulSet") && kinds.contains(&"ClusterRole"), "{kinds:?}");
     for kept in ["Namespace", "PersistentVolumeClaim", "Secret", "Lease"] {

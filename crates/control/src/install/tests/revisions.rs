@@ -124,11 +124,14 @@ fn whoever_would_inject_a_pod_is_asked_and_nobody_else() {
         ("sidecar.istio.io/inject", &["true", "false"]),
         ("outrigger.io/inject", &["enabled"]),
         ("istio.io/rev", &named),
+        // What it has got, from whoever injected what it is a copy of.
+        ("outrigger.io/rev", &named),
     ]);
     let mut injected = 0;
     for (labels, of_pod) in namespaces.iter().flat_map(|labels| pods.iter().map(move |pod| (labels, pod))) {
         // One that says both yes and no is left alone.
-        if of_pod.get("sidecar.istio.io/inject").is_some_and(|word| word == "false") && of_pod.len() > 1 {
+        let asks = ["outrigger.io/inject", "istio.io/rev"].iter().any(|key| of_pod.contains_key(*key));
+        if of_pod.get("sidecar.istio.io/inject").is_some_and(|word| word == "false") && asks {
             continue;
         }
         let namespace = Namespace { name: "shop".into(), labels: labels.clone(), annotations: Labels::new() };
@@ -156,4 +159,80 @@ fn whoever_would_inject_a_pod_is_asked_and_nobody_else() {
         }
     }
     assert!(injected > 100, "{injected}");
+}
+
+#[test]
+fn where_annotations_count_too_whoever_says_nothing_by_a_label_is_shown_as_well_and_nobody_twice() {
+    let webhooks = |by_annotation: &str, revision: &str| -> Vec<Value> {
+        let mut values = Values::defaults().unwrap();
+        values.set(&format!("injectByAnnotation={by_annotation}")).unwrap();
+        values.set(&format!("revision={revision}")).unwrap();
+        let text = manifest(NAMESPACE, &values).unwrap();
+        let part = text.split("\n---\n").find(|part| part.contains("\nkind: MutatingWebhookConfiguration"));
+        let part: Value = serde_saphyr::from_str(part.unwrap()).unwrap();
+        part["webhooks"].as_array().unwrap().clone()
+    };
+    let (without, with) = (webhooks("false", "default"), webhooks("true", "default"));
+    assert_eq!(with.len(), without.len() + 1);
+    assert_eq!(webhooks("true", "new").len(), webhooks("false", "new").len(), "nobody names one so");
+    let words = |more: &[(&str, &str)]| -> Labels {
+        more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let asked = |all: &[Value], namespace: &[(&str, &str)], pod: &[(&str, &str)]| {
+        let (mut namespace, pod) = (words(namespace), words(pod));
+        namespace.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| "shop".to_owned());
+        let is = |webhook: &&Value| {
+            selects(&webhook["namespaceSelector"], &namespace) && selects(&webhook["objectSelector"], &pod)
+        };
+        all.iter().filter(is).count()
+    };
+    assert_eq!((asked(&without, &[], &[]), asked(&with, &[], &[])), (0, 1));
+    // What labels say is asked about as it was.
+    for (namespace, pod, wanted) in [
+        (&[("istio-injection", "enabled")][..], &[][..], 1),
+        (&[("outrigger.io/inject", "enabled")], &[], 1),
+        (&[], &[("sidecar.istio.io/inject", "true")], 1),
+        (&[], &[("outrigger.io/inject", "enabled")], 1),
+        (&[], &[("sidecar.istio.io/inject", "false")], 0),
+        (&[("istio-injection", "disabled")], &[], 0),
+        (&[("istio.io/rev", "new")], &[], 0),
+        (&[("kubernetes.io/metadata.name", "kube-system")], &[], 0),
+    ] {
+        assert_eq!(
+            (asked(&with, namespace, pod), asked(&without, namespace, pod)),
+            (wanted, wanted),
+            "{namespace:?} {pod:?}"
+        );
+    }
+}
+
+/// Who applies a Deployment into a namespace of ours is told what its Pods will not hear.
+#[test]
+fn what_makes_pods_is_shown_to_the_revision_of_its_namespace() {
+    let shown = |revision: &str, namespace: &[(&str, &str)]| {
+        let text = of_revision(revision);
+        let part = text.split("\n---\n").find(|part| part.contains("\nkind: ValidatingWebhookConfiguration"));
+        let part: Value = serde_saphyr::from_str(part.unwrap()).unwrap();
+        let mut labels = Labels::from([("kubernetes.io/metadata.name".to_owned(), "shop".to_owned())]);
+        labels.extend(namespace.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let all = part["webhooks"].as_array().unwrap().iter();
+        let all = all.filter(|one| one["clientConfig"]["service"]["path"] == "/inject/warnings");
+        all.filter(|one| {
+            assert_eq!((&one["failurePolicy"], &one["timeoutSeconds"]), (&"Ignore".into(), &2.into()));
+            selects(&one["namespaceSelector"], &labels)
+        })
+        .count()
+    };
+    for (namespace, default, new) in [
+        (&[][..], 0, 0),
+        (&[("istio-injection", "enabled")], 1, 0),
+        (&[("istio-injection", "enabled"), ("istio.io/rev", "new")], 1, 0),
+        (&[("outrigger.io/inject", "enabled")], 1, 0),
+        (&[("outrigger.io/inject", "enabled"), ("outrigger.io/rev", "new")], 0, 1),
+        (&[("istio.io/rev", "new")], 0, 1),
+        (&[("outrigger.io/rev", "default"), ("istio.io/rev", "new")], 1, 0),
+        (&[("istio-injection", "disabled")], 0, 0),
+    ] {
+        assert_eq!((shown("default", namespace), shown("new", namespace)), (default, new), "{namespace:?}");
+    }
 }
