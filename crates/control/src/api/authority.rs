@@ -15,6 +15,8 @@ use super::types::{
     RevokedEntryBody,
 };
 use super::{Api, Problem, operator};
+use crate::canonical;
+use crate::instance::Instance;
 use crate::registry::api::Caller;
 
 pub(super) fn routes() -> Router<Api> {
@@ -144,11 +146,38 @@ pub(super) async fn forget_old_roots(
         );
         return Err(Problem::new(StatusCode::CONFLICT, text));
     }
+    let published = api.shared.keeper.published();
+    let newest = authority.fingerprints().into_iter().next().unwrap_or_default();
+    let instances = published.world.instances().map(AsRef::as_ref);
+    if let Some(text) = left_behind(instances, &newest).filter(|_| !force) {
+        return Err(Problem::new(StatusCode::CONFLICT, text));
+    }
     // Looked at once more where replicas share it: another may have rotated it since.
     change(&api, Step::ForgetOldRoots(if force { Duration::ZERO } else { life })).await?;
     let body = body(&api);
     tracing::info!(by, roots = ?body.roots, "old roots were forgotten");
     Ok(Json(body))
+}
+
+/// Pods told by their names.
+const MOST_TOLD: usize = 5;
+
+/// Pods that were given the old roots alone: once they lose their memory, as when their node is started anew, they would find no control plane
+/// that they trust, and not start.
+fn left_behind<'i>(instances: impl Iterator<Item = &'i Instance>, newest: &str) -> Option<String> {
+    let knows = |roots: &String| roots.split(',').any(|root| !root.is_empty() && newest.starts_with(root));
+    let old = |one: &&Instance| one.metadata.get(canonical::ROOTS).is_some_and(|roots| !knows(roots));
+    let mut all: Vec<&str> = instances.filter(old).map(|one| one.id.as_str()).collect();
+    all.sort_unstable();
+    (!all.is_empty()).then(|| {
+        let told = all.iter().take(MOST_TOLD).copied().collect::<Vec<_>>().join(", ");
+        let more = if all.len() > MOST_TOLD { ", …" } else { "" };
+        format!(
+            "{} Pods were made before the rotation and were given the old roots alone ({told}{more}): they would not start again once their node has. \
+             Make them anew (kubectl rollout restart), or force it",
+            all.len()
+        )
+    })
 }
 
 /// Where replicas share the authority, for all of them.
@@ -168,5 +197,35 @@ async fn change(api: &Api, step: Step) -> Result<(), Problem> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| failed(error.to_string())),
         Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::{Protocol, sample};
+
+    #[test]
+    fn pods_that_know_old_roots_alone_are_told_before_these_are_forgotten() {
+        let pod = |id: &str, roots: Option<&str>| {
+            let mut one = sample(id, "web", "v1", "10.0.0.1", 80, Protocol::Http);
+            one.metadata.extend(roots.map(|roots| (canonical::ROOTS.to_owned(), roots.to_owned())));
+            one
+        };
+        let left = |all: &[Instance]| left_behind(all.iter(), "abcdef0123456789ffff");
+        let new = [
+            pod("a", None),
+            pod("b", Some("abcdef0123456789")),
+            pod("c", Some("0000000000000000,abcdef0123456789")),
+        ];
+        assert_eq!(left(&new), None);
+        let old: Vec<Instance> = (0..7).map(|n| pod(&format!("old-{n}"), Some("0000000000000000"))).collect();
+        let told = left(&[&new[..], &old[..]].concat()).unwrap();
+        assert!(
+            told.starts_with("7 Pods ") && told.contains("(old-0, old-1, old-2, old-3, old-4, …)"),
+            "{told}"
+        );
+        let told = left(&[pod("d", Some(""))]).unwrap();
+        assert!(told.starts_with("1 Pods ") && told.contains("(d)"), "{told}");
     }
 }
