@@ -22,7 +22,8 @@ const IN_CLUSTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 pub const INSTALLED: &str = "system:serviceaccount:outrigger-system:outrigger-control";
 /// The API server notes what the mesh asks of it.
 const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
-    {"level": "Metadata", "users": ["mesh", "cni", "system:serviceaccount:outrigger-system:outrigger-control"]}, {"level": "None"}
+    {"level": "Metadata", "users": ["mesh", "cni", "system:serviceaccount:outrigger-system:outrigger-control",
+        "system:serviceaccount:outrigger-system:outrigger-control-canary"]}, {"level": "None"}
 ]}"#;
 /// Of what a mesh needs; no scheduler: Pods say their node.
 const CONTROLLERS: &str = "serviceaccount-controller,namespace-controller,endpointslice-controller,\
@@ -242,7 +243,7 @@ impl Cluster {
         self.apply(&slice.to_string());
     }
 
-    /// What a user, `mesh`, `cni` or [`INSTALLED`], has asked of the API server: its audit, one event for each question and its answer.
+    /// What a user, `mesh`, `cni`, [`INSTALLED`] or its revision `canary`, has asked of the API server: its audit, one event for each question and its answer.
     pub fn audit(&self, user: &str) -> Vec<serde_json::Value> {
         let log = self.log("audit");
         let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

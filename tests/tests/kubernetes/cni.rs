@@ -124,6 +124,16 @@ fn installed(cluster: &Cluster, more: &[&str]) {
     cluster.apply(WE_ARE_CNI);
 }
 
+/// A namespace that takes no Pod with a privilege, nor one without a profile of seccomp; and a Pod that has it where charts put it.
+const CLOSED: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "closed", "namespace": "closed"}, "spec": {"containers": [
+    {"name": "app", "image": "app", "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}}}
+]}}"#;
+const CLOSED_NAMESPACE: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: closed, labels: {istio-injection: enabled, pod-security.kubernetes.io/enforce: restricted}}
+";
+
 /// All that is known of a Pod that is known of them.
 pub(super) fn pod(stage: &Stage, name: &str) -> Value {
     let text = stage.cluster.kubectl(&["-n", "shop", "get", "pod", name, "-o", "json"]).unwrap();
@@ -179,6 +189,14 @@ async fn the_plugin_makes_the_rules_of_pods_and_none_starts_without_them() {
     assert!(!known["spec"].to_string().contains("NET_ADMIN"), "{known}");
     stage.until_ready("outsider", 1).await;
     assert_eq!(stage.host("outsider").ruleset(), "");
+
+    // So a namespace that takes no privilege takes it with its sidecar.
+    stage.cluster.apply(CLOSED_NAMESPACE);
+    let made = eventually("a Pod without a privilege is taken", || async {
+        stage.cluster.kubectl_with(CLOSED, &["apply", "--dry-run=server", "-o", "json"])
+    })
+    .await;
+    assert!(made.contains("outrigger-validation") && made.contains("outrigger-proxy"), "{made}");
 
     // CHECK says whether they are there still.
     let host = stage.host(&catalog);

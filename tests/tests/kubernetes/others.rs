@@ -61,6 +61,15 @@ const OUTSIDER: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name
 /// As whom `web` is known.
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
+impl Stage {
+    /// What becomes of Pods while the webhook is away.
+    fn failure_policy(&self, policy: &str) {
+        let entry = |place| json!({"op": "replace", "path": format!("/webhooks/{place}/failurePolicy"), "value": policy});
+        let all = Value::from((0..PATHS[0].len()).map(entry).collect::<Vec<_>>()).to_string();
+        self.cluster.kubectl(&[&["patch"], &WEBHOOKS[0][..], &["--type=json", "-p", &all]].concat()).unwrap();
+    }
+}
+
 /// What a Pod can show.
 struct Shown {
     account: &'static str,
@@ -152,6 +161,20 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     let refused = stage.cluster.try_apply(&late).unwrap_err();
     assert!(refused.contains("failed calling webhook"), "{refused}");
     call("without a control plane").await;
+    // Where the failure policy says so it is made, without a sidecar.
+    stage.failure_policy("Ignore");
+    eventually("a Pod is made all the same", || async {
+        stage.cluster.try_apply(&late.replace("late", "bare"))
+    })
+    .await;
+    let bare = pod(&stage, "bare")["spec"].to_string();
+    assert!(!bare.contains("outrigger-proxy"), "{bare}");
+    stage.failure_policy("Fail");
+    eventually("no Pod is made again", || async {
+        let made = stage.cluster.kubectl_with(&late, &["apply", "--dry-run=server"]);
+        if made.is_err() { Ok(()) } else { Err("it is made") }.map_err(str::to_owned)
+    })
+    .await;
     stage.mesh.start_control().await;
     eventually("Pods are injected again", || async { stage.cluster.try_apply(&late) }).await;
     stage.until_ready("late", 1).await;

@@ -52,6 +52,16 @@ async fn where_a_node_is_too_old_sidecars_are_plain_and_nothing_is_lost() {
     })
     .await;
 
+    // Who applies what makes Pods hears what they will not, each by its own name.
+    let said = warned(&stage, JOB);
+    assert!(said.contains("Warning: the Pod is to end (restartPolicy OnFailure)"), "{said}");
+    let wrong = deployment("web", "v1", 1).replace(
+        r#""metadata":{"labels":{"app""#,
+        r#""metadata":{"annotations":{"sidecar.istio.io/proxyCPU":"much"},"labels":{"app""#,
+    );
+    let said = warned(&stage, &wrong);
+    assert!(said.contains("Warning: its Pods will be refused: ") && said.contains("proxyCPU"), "{said}");
+
     stage.mesh.apply(STRICT).await;
     stage.mesh.apply(ONLY_WEB).await;
     stage.cluster.apply(&deployment("web", "v1", 1));

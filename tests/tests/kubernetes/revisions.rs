@@ -1,6 +1,8 @@
 //! A new release beside the old one: a second revision in the same namespace, with the same authority. Namespaces move to it one by one, and back,
 //! under load.
 
+use outrigger_tests::cluster::INSTALLED;
+
 use super::installed::{Installed, REPLICAS, SYSTEM, outrigger};
 use super::replicas::Load;
 use super::*;
@@ -136,9 +138,12 @@ async fn beside(installed: &Installed) {
     .await;
 }
 
-/// The second revision is taken out, and one of the first leads.
+/// The second revision is taken out, and one of the first leads. It was never refused anything.
 async fn goes(installed: &Installed) {
     let place = &installed.place;
+    let asked = place.cluster.audit(&format!("{INSTALLED}-canary"));
+    let refused: Vec<&Value> = asked.iter().filter(|event| event["responseStatus"]["code"] == 403).collect();
+    assert!(!asked.is_empty() && refused.is_empty(), "{refused:#?}");
     let gone = outrigger(&["uninstall", "--revision", "canary"]);
     place.cluster.kubectl_with(&gone, &["delete", "--ignore-not-found"]).unwrap();
     eventually("its Pod has ended", || async {
