@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use outrigger_model::matcher::{Pattern, StringMatch};
+use outrigger_model::request::METHODS;
 
 use super::references::MOST_CANDIDATES;
 use super::{Scene, finding, short};
@@ -188,42 +189,6 @@ fn tell(origin: &Origin, place: &Place, what: &str, name: &str, known: &[&str], 
     findings.push(found);
 }
 
-/// RFC 9110 and PATCH; WebDAV and its kin (RFC 4918, 3253, 3648, 3744, 5323).
-const METHODS: [&str; 32] = [
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "CONNECT",
-    "OPTIONS",
-    "TRACE",
-    "PATCH",
-    "PROPFIND",
-    "PROPPATCH",
-    "MKCOL",
-    "COPY",
-    "MOVE",
-    "LOCK",
-    "UNLOCK",
-    "SEARCH",
-    "REPORT",
-    "ACL",
-    "VERSION-CONTROL",
-    "CHECKOUT",
-    "CHECKIN",
-    "UNCHECKOUT",
-    "MKWORKSPACE",
-    "UPDATE",
-    "LABEL",
-    "MERGE",
-    "BASELINE-CONTROL",
-    "MKACTIVITY",
-    "ORDERPATCH",
-    "BIND",
-    "REBIND",
-];
-
 pub(super) fn methods(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for policy in &scene.authorization {
         for rule in &policy.rules {
@@ -254,6 +219,6 @@ fn impossible(origin: &Origin, place: &Place, wanted: &StringMatch, findings: &m
         quote(&name)
     );
     let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);
-    found.suggestion = closest(&name, METHODS);
+    found.suggestion = closest(&name, METHODS.iter().copied());
     findings.push(found);
 }

@@ -390,6 +390,7 @@ fn a_policy_for_callers_or_methods_that_do_not_exist_is_told() {
         "from: [{source: {serviceAccounts: [stock], notNamespaces: [nowhere]}}]",
         "to: [{operation: {methods: [GET, 'P*'], ports: [80]}}]",
     ] {
+        "to: [{operation: {methods: [PURGE, QUERY, LINK, UNLINK, UNBIND, MKCALENDAR], ports: [80]}}]",
         silent(&rule_of("DENY", rule));
     }
 }
