@@ -46,6 +46,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let gateways = reader.texts(fields.get("gateways"));
     let rule = Rule { is_delegate: items.is_empty(), hosts: &hosts, names: &names, gateways };
     let in_mesh = in_mesh(reader, fields.get("gateways"), &rule);
+    judge_hosts(reader, &items, in_mesh);
     let lists = ["http", "tls", "tcp"].map(|name| reader.list(fields.get(name)));
     let [http, tls, tcp] = &lists;
     let http: Vec<_> = http.iter().filter_map(|route| http::route(reader, route, &rule)).collect();
@@ -74,6 +75,45 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
 }
 
 /// Without hosts its routes are for others to delegate to.
+/// What Istio refuses: all of the mesh's requests, and hosts of which one covers another. As they are written.
+fn judge_hosts(reader: &mut Reader<'_>, items: &[At<'_>], in_mesh: bool) {
+    let mut known: Vec<&str> = Vec::new();
+    for item in items {
+        let Some(name) = item.node.as_text() else { continue };
+        if in_mesh && name == "*" {
+            let message = format!(
+                "{}: the host \"*\" would take the requests to every service of the mesh; name hosts, or without \"mesh\" the gateways \
+                 that the rule is for",
+                item.path
+            );
+            reader.error(item, message);
+        }
+        // Beyond so many there is nobody who has written them by hand.
+        if let Some(other) = known.iter().take(MOST_COMPARED).find(|other| is_one(other, name)) {
+            let (one, other) = (quote(name), quote(other));
+            let message = format!(
+                "{}: {one} and {other} are both hosts of the rule, and one covers the other",
+                item.path
+            );
+            reader.error(item, message);
+        }
+        known.push(name);
+    }
+}
+
+/// Hosts that are compared with each other.
+const MOST_COMPARED: usize = 1000;
+
+/// Whether one host is, or covers, the other.
+fn is_one(one: &str, other: &str) -> bool {
+    match (one.strip_prefix('*'), other.strip_prefix('*')) {
+        (None, None) => one == other,
+        (Some(suffix), None) => other.ends_with(suffix),
+        (None, Some(suffix)) => one.ends_with(suffix),
+        (Some(one), Some(other)) => one.ends_with(other) || other.ends_with(one),
+    }
+}
+
 fn only_http(reader: &mut Reader<'_>, spec: &At<'_>, rule: &Rule<'_>, [http, tls, tcp]: [bool; 3]) {
     let message = "a VirtualService needs hosts; only one to which others delegate has none, and that has http routes, and no \
                    gateways, tls or tcp";

@@ -111,3 +111,33 @@ fn an_empty_export_list_is_none() {
     let nobody = virtual_service(&format!("hosts: [reviews]\nexportTo: ['~']\nhttp:\n- route:\n{TO}"));
     assert_eq!(route(&nobody).visibility, Visibility::Namespaces(Vec::new()));
 }
+
+#[test]
+fn all_hosts_of_the_mesh_at_once_and_hosts_that_cover_each_other_are_refused() {
+    let hosts = |hosts: &str| virtual_service(&format!("hosts: [{hosts}]\nhttp:\n- route:\n{TO}"));
+    let told = one_told(&hosts("'*'"));
+    assert!(
+        told.contains(
+            "error IST0106: spec.hosts[0]: the host \"*\" would take the requests to every service"
+        ),
+        "{told}"
+    );
+    let gateways = |names: &str| hosts("'*'").replace("  http:", &format!("  gateways: [{names}]\n  http:"));
+    let errors =
+        |text: &str| crate::testing::told(text).iter().filter(|told| told.contains(" error ")).count();
+    assert_eq!((errors(&gateways("mesh, front")), errors(&gateways("front"))), (1, 0));
+    for (pair, one) in [
+        ("reviews, reviews", true),
+        ("'*.foo.com', a.foo.com", true),
+        ("a.foo.com, '*.foo.com'", true),
+        ("'*.foo.com', '*.com'", true),
+        ("'*.com', '*.foo.com'", true),
+        ("'*.foo.com', foo.com", false),
+        ("'*.foo.com', '*.bar.com'", false),
+        ("reviews, reviews.shop.svc.cluster.local", false),
+    ] {
+        let told = crate::testing::told(&hosts(pair));
+        assert_eq!(told.len(), usize::from(one), "{pair}: {told:?}");
+        assert!(!one || told[0].contains("error IST0106: spec.hosts[1]: "), "{told:?}");
+    }
+}
