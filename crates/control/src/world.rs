@@ -3,6 +3,7 @@
 //! Its maps are persistent: a copy costs nothing, and a change what it changes. What a change is about it says in a [`Change`],
 //! by which compiled resources are known that have to be compiled again. Nothing here does I/O.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,9 +12,8 @@ use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
 use outrigger_rules::intent::{
-    AuthorizationIntent, BackendTls, Carried, DestinationIntent, Host, Intent, IpFamily, KeySource, Known,
-    LimitsIntent, Location, MtlsIntent, MtlsMode, ObjectKind, RouteIntent, ServiceIntent, TokensIntent,
-    WorkloadIntent,
+    AuthorizationIntent, Carried, Host, Intent, IpFamily, KeySource, Known, LimitsIntent, Location,
+    MtlsIntent, MtlsMode, ObjectKind, Reach, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
 use rpds::RedBlackTreeMapSync;
 
@@ -25,6 +25,7 @@ use crate::virtual_address::{Given, VirtualAddresses};
 mod addresses;
 mod attached;
 mod change;
+mod destinations;
 mod keys;
 mod rules;
 #[cfg(test)]
@@ -307,28 +308,19 @@ impl World {
         is(host) || self.mistaken(host).is_some_and(|other| is(&other))
     }
 
-    /// Whether there is client-side policy for a host, for whichever client.
-    pub(crate) fn has_policy(&self, host: &Host) -> bool {
-        let has = |host: &Host| !self.rules.destinations.of(host).is_empty();
-        has(host) || self.mistaken(host).is_some_and(|other| has(&other))
-    }
-
-    /// What policies say of TLS towards a service, with the certificates that are there.
-    pub(crate) fn backend_tls(&self, host: &Host) -> Vec<BackendTls> {
-        let rules = self.rules.destinations.of(host);
-        rules.iter().flat_map(|rule| rule.backend_tls.iter().cloned()).collect()
-    }
-
     /// The routing of what is carried that a client of `namespace` has for a host: of all rules that have routes for it an exact host
-    /// goes before a wildcard, the longer wildcard before the shorter, then the first by name.
+    /// goes before a wildcard, the longer wildcard before the shorter, then what is for fewer clients, then the oldest, as in Istio.
     pub fn route_for(&self, host: &Host, namespace: &str, carried: Carried) -> Option<Arc<RouteIntent>> {
         self.route_known(host, namespace, None, carried)
     }
 
-    fn route_among(&self, host: &Host, is: impl Fn(&RouteIntent) -> bool) -> Option<Arc<RouteIntent>> {
+    fn route_among(
+        &self,
+        host: &Host,
+        reach: impl Fn(&RouteIntent) -> Option<Reach>,
+    ) -> Option<Arc<RouteIntent>> {
         let mistaken = self.mistaken(host);
         let routes = self.routes_over(host);
-        let visible = routes.iter().filter(|route| is(route));
         let score = |route: &RouteIntent| {
             let of = |pattern: &Host| {
                 let other = mistaken.as_ref().and_then(|other| specificity(pattern, other));
@@ -336,7 +328,9 @@ impl World {
             };
             route.hosts.iter().filter_map(of).max()
         };
-        best(visible.filter_map(|route| score(route).map(|score| (score, route)))).cloned()
+        let order = |route: &RouteIntent| Some((score(route)?, reach(route)?));
+        let scored = routes.iter().filter_map(|route| Some(((order(route)?, Reverse(route.age())), route)));
+        scored.max_by(|one, other| one.0.cmp(&other.0)).map(|(_, route)| route.clone())
     }
 
     /// All that rules say of routing a host, for whichever client, by origin.
@@ -349,32 +343,6 @@ impl World {
         }
         routes.sort_by(|a, b| a.origin.cmp(&b.origin));
         routes
-    }
-
-    /// All client-side policy for a host, for whichever client, by origin.
-    pub(crate) fn destinations_over(&self, host: &Host) -> Vec<Arc<DestinationIntent>> {
-        let mut all = self.rules.destinations.of(host);
-        all.extend(self.mistaken(host).iter().flat_map(|other| self.rules.destinations.of(other)));
-        all
-    }
-
-    /// The client-side policy that a client of `namespace` has for a host; the client's own namespace goes first, then the
-    /// service's, then any. Several rules of one namespace for one host are merged.
-    pub fn destination_for(&self, host: &Host, namespace: &str) -> Option<Arc<DestinationIntent>> {
-        let owner = self.resolver.split(host).map(|(_, namespace)| namespace);
-        let owner = owner.or_else(|| self.service(host).map(|service| service.namespace.as_str()));
-        let all = self.rules.destinations.of(host);
-        let mut rules = DestinationIntent::in_force(&all, host, owner, namespace);
-        let others;
-        if let Some(mistaken) = self.mistaken(host).filter(|_| rules.is_empty()) {
-            others = self.rules.destinations.of(&mistaken);
-            rules = DestinationIntent::in_force(&others, &mistaken, owner, namespace);
-        }
-        match rules.as_slice() {
-            [] => None,
-            [only] => Some((*only).clone()),
-            several => DestinationIntent::merge(several.iter().map(|rule| &***rule)).map(Arc::new),
-        }
     }
 
     /// How rules that say `example.com` were read, where that is a described service and not one of a namespace.
@@ -476,9 +444,4 @@ fn specificity(pattern: &Host, host: &Host) -> Option<usize> {
         return Some(usize::MAX);
     }
     pattern.covers(host.as_str()).then(|| pattern.as_str().len())
-}
-
-/// The first of those with the highest score.
-fn best<'a, S: PartialOrd, T>(scored: impl Iterator<Item = (S, &'a T)>) -> Option<&'a T> {
-    scored.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, item)| item)
 }

@@ -10,6 +10,7 @@ mod conflicts;
 mod cors;
 mod delegates;
 mod effect;
+mod foreign;
 mod hedges;
 mod limits;
 mod mtls;
@@ -30,8 +31,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalog::ServiceCatalog;
 use crate::finding::{Finding, Severity, code};
 use crate::intent::{
-    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent, Origin,
-    Place, RootsIntent, RouteIntent, ServiceIntent, SidecarIntent, Target, TokensIntent,
+    AttachedIntent, AuthorizationIntent, DestinationIntent, Host, Intent, LimitsIntent, MtlsIntent,
+    ObjectKind, Origin, Place, RootsIntent, RouteIntent, Say, ServiceIntent, SidecarIntent, Target,
+    TokensIntent, Visibility,
 };
 use crate::object::Object;
 use crate::suppress;
@@ -129,6 +131,11 @@ pub const CHECKS: &[Check] = &[
     },
     Check { code: code::HTTP_ON_TCP, what: "a provider for TCP ports", run: providers::without_say },
     Check { code: code::NO_EFFECT, what: "a rate limit for another namespace", run: limits::foreign },
+    Check {
+        code: code::NO_EFFECT,
+        what: "a destination's policy for clients of another namespace",
+        run: foreign::destinations,
+    },
     Check { code: code::HTTP_ON_TCP, what: "a rate limit for TCP ports", run: limits::without_http },
     Check { code: code::LIMIT, what: "more rate limits than are held", run: limits::too_many },
     Check { code: code::SIDECARS, what: "two Sidecars for a namespace", run: sidecars::namespace_wide },
@@ -219,6 +226,38 @@ impl<'o> Scene<'o> {
         exact.chain(wildcards.filter(|intent| intent.host.covers(host.as_str())).copied()).collect()
     }
 
+    /// Whose rules for a host's destination count for clients of a namespace, as the control plane has it.
+    fn say<'h>(&'h self, host: &'h Host, namespace: &str) -> Say<'h> {
+        let roots = || match self.catalog {
+            Some(catalog) => catalog.roots(),
+            None => DEFAULT_ROOTS.to_vec(),
+        };
+        let describes = |name: &str| {
+            let all = self.services.iter().copied();
+            let of = all.filter(|service| service.hosts.iter().any(|known| known.as_str() == name));
+            of.filter(|service| service.visibility.includes(namespace)).map(|service| &service.origin).min()
+        };
+        let is_registered = self.catalog.is_some_and(|catalog| catalog.services.contains_key(host));
+        // `example.com` was read as a service of a namespace.
+        let bare = Some(short(host)).filter(|name| *name != host.as_str() && !is_registered);
+        let described = bare.and_then(describes).map(|origin| origin.namespace.as_str());
+        let named = || namespace_of(host);
+        let owner = described.or_else(named).or_else(|| Some(describes(host.as_str())?.namespace.as_str()));
+        Say { owner, roots: roots() }
+    }
+
+    /// Which clients have an object's routes for a host: a page that has no say there is for its own.
+    fn clients_of(&self, route: &'o RouteIntent, host: &Host) -> Cow<'o, Visibility> {
+        let own = &route.origin.namespace;
+        let say = self.say(host, own);
+        let is_foreign =
+            route.origin.kind == ObjectKind::TrafficRules && say.owner.is_some() && !say.counts(own);
+        match is_foreign {
+            true => Cow::Owned(Visibility::Namespaces(vec![own.clone()])),
+            false => Cow::Borrowed(&route.visibility),
+        }
+    }
+
     /// The ports of the service that rules mean by a host, registered or described; `None` where there is no such service.
     fn ports_of(&self, catalog: &ServiceCatalog, host: &Host) -> Option<BTreeSet<u16>> {
         let name = short(host);
@@ -240,6 +279,14 @@ impl<'o> Scene<'o> {
     fn targets(&self) -> impl Iterator<Item = (&'o RouteIntent, (&'o Target, &'o Place))> {
         self.routes.iter().flat_map(|route| route.references().map(move |target| (*route, target)))
     }
+}
+
+/// Where nobody has chosen another.
+const DEFAULT_ROOTS: [&str; 2] = ["outrigger-system", "istio-system"];
+
+/// The namespace of a service of the mesh, also where a wildcard stands for its name.
+fn namespace_of(host: &Host) -> Option<&str> {
+    host.as_str().split_once(".svc.")?.0.rsplit_once('.').map(|(_, namespace)| namespace)
 }
 
 fn finding(

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, Resolver};
 
+/// Istio's root namespace.
+const ISTIO_ROOT: &str = "istio-system";
+
 /// Labels of an instance.
 pub type Labels = BTreeMap<String, String>;
 
@@ -160,7 +163,13 @@ impl ServiceCatalog {
     /// Whether policies of a namespace hold for the whole mesh: Istio's root namespace is one until another is chosen.
     pub fn is_root(&self, namespace: &str) -> bool {
         namespace == self.root_namespace
-            || (namespace == "istio-system" && self.root_namespace == Self::default().root_namespace)
+            || (namespace == ISTIO_ROOT && self.root_namespace == Self::default().root_namespace)
+    }
+
+    /// The namespaces whose rules are for the whole mesh, the one that was chosen first.
+    pub fn roots(&self) -> Vec<&str> {
+        let istio = Some(ISTIO_ROOT).filter(|root| *root != self.root_namespace && self.is_root(root));
+        std::iter::once(self.root_namespace.as_str()).chain(istio).collect()
     }
 
     /// The workloads that a policy of `namespace` with that selector is for.

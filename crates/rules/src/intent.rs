@@ -22,14 +22,14 @@ pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteF
 pub use backend_tls::{BackendTls, Roots, RootsIntent};
 pub use client_tls::{ClientTls, ClientTlsMode};
 pub use destination::{
-    ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent, LoadBalancing, SubsetIntent,
-    TrafficPolicy,
+    ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent, LoadBalancing, Say,
+    SubsetIntent, TrafficPolicy,
 };
 pub use limits::{GlobalIntent, LimitsIntent};
 pub use nearness::{Distribution, Nearness, PlacePattern, ZoneAware};
 pub use route::{
-    Carried, Delegate, HttpMatch, HttpRoute, MirrorTarget, RouteIntent, Said, Target, TcpMatch, TcpRoute,
-    TlsMatch, TlsRoute, WeightedTarget,
+    Carried, Delegate, HttpMatch, HttpRoute, MirrorTarget, Reach, RouteIntent, Said, Target, TcpMatch,
+    TcpRoute, TlsMatch, TlsRoute, WeightedTarget,
 };
 pub use security::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, MtlsIntent, MtlsMode,
@@ -197,6 +197,11 @@ impl Visibility {
             Self::Everyone => true,
             Self::Namespaces(names) => names.iter().any(|name| name == namespace),
         }
+    }
+
+    /// Whether it is for clients of that namespace and for no others.
+    pub fn is_only(&self, namespace: &str) -> bool {
+        matches!(self, Self::Namespaces(names) if names.iter().all(|name| name == namespace) && !names.is_empty())
     }
 }
 

@@ -306,6 +306,8 @@ impl<'a> Lens<'a> {
         // What a port speaks decides which kinds there are any for; and what ports are called, instances say.
         self.saw(Fact::Service(service.0.host.clone()));
         self.saw(Fact::Members(service.0.host.clone()));
+        // Whose it is decides whether a page has a say.
+        self.saw(Fact::Service(host.clone()));
         self.world.attached_to(service.0, port, self.namespace())
     }
 

@@ -25,6 +25,7 @@ mod inbound;
 mod preferences;
 mod reach;
 mod split;
+mod precedence;
 mod twins;
 
 pub(super) fn shop() -> Vec<Instance> {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use outrigger_rules::conditions::can_hold;
-use outrigger_rules::intent::{AttachedIntent, Carried, Host, HttpMatch, Origin, RouteIntent, Visibility};
+use outrigger_rules::intent::{
+    AttachedIntent, Carried, DestinationIntent, Host, HttpMatch, Origin, RouteIntent, Visibility,
+};
 
 use super::See;
 use super::body::Lost;
@@ -62,13 +64,19 @@ fn other_attached(see: &See<'_>, service: &Service, port: u16, chosen: &[Origin]
     others.map(|route| whole(&route.origin, why(route))).collect()
 }
 
+/// Why nobody but its own namespace obeys a rule.
+const FOREIGN: &str =
+    "only the client's namespace, the service's and the root namespace have a say, and it is of none of them";
+
 /// Why another route goes first.
-const BEFORE: &str = "goes before it: the more specific host, then the first by name";
+const BEFORE: &str =
+    "goes before it: the more specific host, then what is for fewer clients (exportTo), then the oldest";
 
 fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&AttachedIntent>) -> Vec<Lost> {
     let sidecar = see.sidecar().map(AsRef::as_ref);
     let chosen = |carried| see.world.route_known(&service.host, see.namespace(), sidecar, carried);
     let chosen = Carried::ALL.map(|carried| (carried, chosen(carried)));
+    let say = see.world.say(&service.host, see.namespace());
     let mut lost = Vec::new();
     for route in see.world.routes_over(&service.host) {
         let rival = |(carried, chosen): &(Carried, Option<Arc<RouteIntent>>)| {
@@ -83,7 +91,9 @@ fn routes(see: &See<'_>, service: &Service, port: u16, attached: Option<&Attache
             let sidecar = sidecar.filter(|sidecar| !sidecar.imports_rule(see.namespace(), &route))?;
             Some(format!("{} knows nothing that it is for in its namespace", sidecar.origin))
         };
+        let foreign = || route.reach(see.namespace(), &say).is_none().then(|| FOREIGN.to_owned());
         let why = hidden(&route.visibility, see.namespace())
+            .or_else(foreign)
             .or_else(narrowed)
             .or_else(|| {
                 let attached = attached.filter(|attached| attached.replaces(&route))?;
@@ -139,12 +149,18 @@ fn not_for(see: &See<'_>, m: &HttpMatch, port: u16) -> Option<String> {
 
 fn destinations(see: &See<'_>, host: &Host) -> Vec<Lost> {
     let chosen = see.world.destination_for(host, see.namespace());
+    let say = see.world.say(host, see.namespace());
+    let foreign = |origin: &Origin| {
+        let counts = origin.namespace == see.namespace() || say.counts(&origin.namespace);
+        (!counts).then(|| FOREIGN.to_owned())
+    };
     let is_chosen =
         |origin: &Origin| chosen.as_ref().is_some_and(|chosen| chosen.origins().any(|o| o == origin));
-    let why = |visibility: &Visibility| {
-        hidden(visibility, see.namespace()).unwrap_or_else(|| match &chosen {
+    let why = |rule: &DestinationIntent| {
+        let other = hidden(&rule.visibility, see.namespace()).or_else(|| foreign(&rule.origin));
+        other.unwrap_or_else(|| match &chosen {
             Some(chosen) => format!(
-                "{} goes before it: the client's namespace, then the service's; of one the more specific host",
+                "{} goes before it: the client's namespace, then the service's, then the root; of one the more specific host",
                 chosen.origin
             ),
             None => "it does not hold here".to_owned(),
@@ -152,5 +168,5 @@ fn destinations(see: &See<'_>, host: &Host) -> Vec<Lost> {
     };
     let all = see.world.destinations_over(host);
     let others = all.iter().filter(|rule| !is_chosen(&rule.origin));
-    others.map(|rule| whole(&rule.origin, why(&rule.visibility))).collect()
+    others.map(|rule| whole(&rule.origin, why(rule))).collect()
 }

@@ -47,7 +47,8 @@ impl World {
     ) -> Option<Arc<RouteIntent>> {
         let known =
             |route: &RouteIntent| sidecar.is_none_or(|sidecar| sidecar.imports_rule(namespace, route));
-        let visible = |route: &RouteIntent| route.visibility.includes(namespace) && known(route);
-        self.route_among(host, |route| route.routes(carried) && visible(route))
+        let say = self.say(host, namespace);
+        let reach = |route: &RouteIntent| route.reach(namespace, &say).filter(|_| known(route));
+        self.route_among(host, |route| reach(route).filter(|_| route.routes(carried)))
     }
 }

@@ -7,7 +7,8 @@ use super::{Scene, finding, seen_from, short};
 use crate::conditions::{Surroundings, of_backend_tls};
 use crate::finding::{Finding, Severity, code, quote};
 use crate::intent::{
-    BackendTls, DestinationIntent, Host, Origin, ServiceIntent, ServiceProtocol, SubsetIntent, TrafficPolicy,
+    BackendTls, DestinationIntent, Host, Origin, Say, ServiceIntent, ServiceProtocol, SubsetIntent,
+    TrafficPolicy,
 };
 
 /// Policies that do not hold where they are meant to, or let nothing through.
@@ -75,8 +76,8 @@ fn instead<'s>(
     let mut found = Vec::new();
     for rule in all.iter().copied().filter(|rule| rule.backend_tls.is_empty()) {
         let holds = |namespace: &str| {
-            let owner = Some(tls.origin.namespace.as_str());
-            DestinationIntent::in_force(&all, host, owner, namespace)
+            let say = Say { owner: Some(&tls.origin.namespace), ..scene.say(host, namespace) };
+            DestinationIntent::in_force(&all, host, &say, namespace)
                 .iter()
                 .any(|one| std::ptr::eq(**one, rule))
         };

@@ -1,5 +1,6 @@
 //! Objects that fight: the same object twice, two routes or two policies for one host. Both sides are always named.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::{Scene, finding, seen_from, short};
@@ -22,11 +23,11 @@ pub(super) fn duplicate_objects(scene: &Scene<'_>, findings: &mut Vec<Finding>) 
 }
 
 /// One claim on a host.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Claim<'o> {
     origin: &'o Origin,
     place: &'o Place,
-    visibility: &'o Visibility,
+    visibility: Cow<'o, Visibility>,
     http: bool,
     tcp: bool,
     tls: bool,
@@ -34,26 +35,46 @@ struct Claim<'o> {
 
 pub(super) fn routes(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let claims = scene.routes.iter().flat_map(|route| {
-        let claim = Claim {
+        let claim = move |host| Claim {
             origin: &route.origin,
             place: &route.place,
-            visibility: &route.visibility,
+            visibility: scene.clients_of(route, host),
             http: !route.http.is_empty(),
             tcp: !route.tcp.is_empty(),
             tls: !route.tls.is_empty(),
         };
-        route.hosts.iter().map(move |host| (host, claim))
+        route.hosts.iter().map(move |host| (host, claim(host)))
     });
     for_fights(claims, |host, first, second| {
-        let message = format!(
-            "{} and {} (at {}) both route {}, and only one of them can hold; put their routes into one object",
-            second.origin,
-            seen_from(second.origin, first.origin),
-            position_of(first),
-            short(host)
-        );
-        findings.push(finding(Severity::Error, code::CONFLICT, second.origin, second.place, message));
+        let (other, at) = (seen_from(second.origin, first.origin), position_of(first));
+        let (one, host) = (second.origin, short(host));
+        let (severity, message) = if same_reach(first, second) {
+            let message = format!(
+                "{one} and {other} (at {at}) both route {host}, and only one of them can hold; put their routes into one object"
+            );
+            (Severity::Error, message)
+        } else {
+            let message = format!(
+                "{one} and {other} (at {at}) both route {host}, and clients whom both are for have only the one that is for fewer \
+                 namespaces (exportTo), their own first"
+            );
+            (Severity::Warning, message)
+        };
+        findings.push(finding(severity, code::CONFLICT, second.origin, second.place, message));
     });
+}
+
+/// Whether some client has both for the same reason, so that nothing but their age decides.
+fn same_reach(one: &Claim<'_>, other: &Claim<'_>) -> bool {
+    let is_own = |claim: &Claim<'_>, client: &str| claim.origin.namespace == client;
+    match (&*one.visibility, &*other.visibility) {
+        (Visibility::Everyone, Visibility::Everyone) => true,
+        (Visibility::Namespaces(names), both @ Visibility::Namespaces(_)) => {
+            let mut names = names.iter().filter(|name| both.includes(name));
+            names.any(|name| is_own(one, name) == is_own(other, name))
+        }
+        _ => false,
+    }
 }
 
 /// Of two that cover a name the more specific has it whole, so that nothing of a wildcard's routes is for it. Each wildcard is told once.
@@ -165,15 +186,19 @@ fn for_fights<'o>(
     let mut seen: BTreeMap<&Host, Vec<Claim<'o>>> = BTreeMap::new();
     for (host, claim) in claims {
         let before = seen.entry(host).or_default();
-        let rival = before.iter().find(|other| {
+        let mut rivals = before.iter().filter(|other| {
             !same_object(other.origin, claim.origin)
-                && overlap(other.visibility, claim.visibility)
+                && overlap(&other.visibility, &claim.visibility)
                 && (other.http && claim.http || other.tcp && claim.tcp || other.tls && claim.tls)
         });
-        if let Some(rival) = rival {
+        let first = rivals.clone().next();
+        let worst = rivals.find(|rival| same_reach(rival, &claim));
+        if let Some(rival) = worst.or(first) {
             tell(host, rival, &claim);
-        } else {
-            // Only claims without a rival are kept, which bounds the search by the number of namespaces that share a host.
+        }
+        if worst.is_none() {
+            // Of those that are for the same clients the first is kept, which bounds the search by the number of namespaces that share
+            // a host.
             before.push(claim);
         }
     }

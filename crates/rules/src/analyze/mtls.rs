@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::attached::Known;
-use super::{Scene, finding, joined, seen_from, short};
+use super::{Scene, finding, joined, namespace_of, seen_from, short};
 use crate::catalog::{CatalogService, Labels, ServiceCatalog};
 use crate::conditions::Surroundings;
 use crate::finding::{Finding, Severity, code};
-use crate::intent::{ClientTlsMode, DestinationIntent, Host, MtlsIntent, MtlsMode};
+use crate::intent::{ClientTlsMode, DestinationIntent, MtlsIntent, MtlsMode};
 
 /// Plain text, or TLS without the mesh's certificate, to workloads that take mTLS only.
 pub(super) fn refused(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -40,10 +40,6 @@ pub(super) fn refused(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         );
         findings.push(finding(Severity::Warning, code::MTLS, &rule.origin, &rule.place, message));
     }
-}
-
-fn namespace_of(host: &Host) -> Option<&str> {
-    host.as_str().split_once(".svc.")?.0.rsplit_once('.').map(|(_, namespace)| namespace)
 }
 
 fn is_plain(scene: &Scene<'_>, catalog: &ServiceCatalog, rule: &DestinationIntent, port: u16) -> bool {

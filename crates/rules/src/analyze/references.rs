@@ -47,22 +47,38 @@ pub(super) fn subsets(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The namespaces in which clients may have different rules for a host: those that somebody names, and any other.
-fn client_namespaces<'o>(route: &'o RouteIntent, rules: &[&'o DestinationIntent]) -> BTreeSet<&'o str> {
-    fn named(visibility: &Visibility) -> &[String] {
-        match visibility {
-            Visibility::Everyone => &[],
-            Visibility::Namespaces(names) => names,
+/// The namespaces in which clients may have different rules for a host.
+struct Clients<'o> {
+    /// That of the route, and those in which somebody has registered.
+    there: BTreeSet<&'o str>,
+    /// Others that a rule names, and any other.
+    thought: BTreeSet<&'o str>,
+}
+
+impl<'o> Clients<'o> {
+    fn of(scene: &Scene<'o>, route: &'o RouteIntent, rules: &[&'o DestinationIntent]) -> Self {
+        fn named(visibility: &Visibility) -> &[String] {
+            match visibility {
+                Visibility::Everyone => &[],
+                Visibility::Namespaces(names) => names,
+            }
         }
+        let mut thought = BTreeSet::from([""]);
+        thought.extend(named(&route.visibility).iter().map(String::as_str));
+        for rule in rules {
+            thought.insert(&rule.origin.namespace);
+            thought.extend(named(&rule.visibility).iter().map(String::as_str));
+        }
+        let registered = scene.catalog.into_iter().flat_map(|catalog| &catalog.workloads);
+        let mut there: BTreeSet<&str> = registered.map(|workload| workload.namespace.as_str()).collect();
+        there.insert(&route.origin.namespace);
+        let of = route.hosts.first().map(|host| scene.clients_of(route, host));
+        let of = of.as_deref().unwrap_or(&route.visibility);
+        for all in [&mut there, &mut thought] {
+            all.retain(|namespace| of.includes(namespace));
+        }
+        Self { there, thought }
     }
-    let mut all = BTreeSet::from(["", route.origin.namespace.as_str()]);
-    all.extend(named(&route.visibility).iter().map(String::as_str));
-    for rule in rules {
-        all.insert(&rule.origin.namespace);
-        all.extend(named(&rule.visibility).iter().map(String::as_str));
-    }
-    all.retain(|namespace| route.visibility.includes(namespace));
-    all
 }
 
 fn missing_subset(
@@ -75,12 +91,15 @@ fn missing_subset(
     let origin = &route.origin;
     let host = &target.host;
     let all = scene.destinations_of(host);
-    let owner = host.as_str().split_once(".svc.").and_then(|(name, _)| name.split('.').nth(1));
-    let lacking = client_namespaces(route, &all).into_iter().find_map(|namespace| {
-        let rules = DestinationIntent::in_force(&all, host, owner, namespace);
+    let lacks = |namespace| {
+        let rules = DestinationIntent::in_force(&all, host, &scene.say(host, namespace), namespace);
         (!rules.iter().any(|rule| rule.subset(subset).is_some())).then_some((namespace, rules))
-    });
-    let (namespace, rules) = lacking?;
+    };
+    let clients = Clients::of(scene, route, &all);
+    // Who is there has failing calls. Of anybody else the rule may know that nobody comes.
+    let there = clients.there.iter().copied().find_map(lacks).map(|found| (Severity::Error, found));
+    let thought = || clients.thought.iter().copied().find_map(lacks).map(|found| (Severity::Warning, found));
+    let (severity, (namespace, rules)) = there.or_else(thought)?;
     let defined: Vec<String> = rules
         .iter()
         .map(|destination| {
@@ -107,7 +126,7 @@ fn missing_subset(
         )
     });
     let message = format!("{origin} routes to subset \"{subset}\", but {but}{}", hidden.unwrap_or_default());
-    let mut found = finding(Severity::Error, code::REFERENCE, origin, place, message);
+    let mut found = finding(severity, code::REFERENCE, origin, place, message);
     let names = rules.iter().flat_map(|destination| &destination.subsets).map(|subset| subset.name.as_str());
     found.suggestion = closest(subset, names);
     Some(found)

@@ -53,6 +53,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let origin = reader.origin.clone();
     vec![Intent::Destination(DestinationIntent {
         origin,
+        created: reader.created.clone(),
         host,
         place,
         visibility,

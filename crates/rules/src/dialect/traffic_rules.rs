@@ -93,7 +93,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     let visibility = visibility(reader, fields.get("exportTo"));
     sessions::mixed_up(reader, &items, &http);
     let Some(host) = page.host.clone() else { return Vec::new() };
-    let origin = reader.origin.clone();
+    let (origin, created) = (reader.origin.clone(), reader.created.clone());
     if items.is_empty()
         && ["timeout", "streams", "retry", "hedge", "session"].into_iter().any(|field| fields.has(field))
     {
@@ -105,7 +105,17 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     if !http.is_empty() || !tls.is_empty() || !tcp.is_empty() {
         let (origin, hosts) = (origin.clone(), vec![host.clone()]);
         let (place, visibility) = (place.clone(), visibility.clone());
-        intents.push(Intent::Route(RouteIntent { origin, hosts, place, visibility, http, tls, tcp }));
+        let created = created.clone();
+        intents.push(Intent::Route(RouteIntent {
+            origin,
+            created,
+            hosts,
+            place,
+            visibility,
+            http,
+            tls,
+            tcp,
+        }));
     }
     if !limits.is_empty() || concurrency.is_some() || !upgrades.is_empty() {
         let (origin, place, host) = (origin.clone(), place.clone(), host.clone());
@@ -123,6 +133,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     if !policy.is_empty() || !ports.is_empty() || !subsets.is_empty() {
         intents.push(Intent::Destination(DestinationIntent {
             origin,
+            created,
             host,
             place,
             visibility,

@@ -65,6 +65,7 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     }
     vec![Intent::Route(RouteIntent {
         origin: reader.origin.clone(),
+        created: reader.created.clone(),
         hosts,
         place,
         visibility,
@@ -74,7 +75,6 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     })]
 }
 
-/// Without hosts its routes are for others to delegate to.
 /// What Istio refuses: all of the mesh's requests, and hosts of which one covers another. As they are written.
 fn judge_hosts(reader: &mut Reader<'_>, items: &[At<'_>], in_mesh: bool) {
     let mut known: Vec<&str> = Vec::new();
@@ -114,6 +114,7 @@ fn is_one(one: &str, other: &str) -> bool {
     }
 }
 
+/// Without hosts its routes are for others to delegate to.
 fn only_http(reader: &mut Reader<'_>, spec: &At<'_>, rule: &Rule<'_>, [http, tls, tcp]: [bool; 3]) {
     let message = "a VirtualService needs hosts; only one to which others delegate has none, and that has http routes, and no \
                    gateways, tls or tcp";

@@ -15,6 +15,9 @@ use super::{BackendTls, ClientTls, Host, Nearness, Origin, Place, Visibility};
 pub struct DestinationIntent {
     /// The object that says so.
     pub origin: Origin,
+    /// When it was made, as RFC 3339 writes it in UTC; Kubernetes says so.
+    #[serde(default)]
+    pub created: Option<String>,
     /// Resolved host; may be a wildcard.
     pub host: Host,
     /// Where the host was written.
@@ -35,6 +38,35 @@ pub struct DestinationIntent {
     /// What policies of the Gateway API say of TLS towards it, where no rule does.
     #[serde(default)]
     pub backend_tls: Vec<BackendTls>,
+}
+
+/// Whose rules count for a host, beside those of a client's own namespace.
+#[derive(Debug, Clone)]
+pub struct Say<'a> {
+    /// The namespace of the host's service, where it is known.
+    pub owner: Option<&'a str>,
+    /// Those whose rules are for the whole mesh, the first goes first.
+    pub roots: Vec<&'a str>,
+}
+
+impl Say<'_> {
+    /// How much a rule counts for clients of a namespace; `None`: nothing.
+    fn of(&self, rule: &DestinationIntent, client: &str) -> Option<usize> {
+        let of = rule.origin.namespace.as_str();
+        let root = self.roots.iter().position(|root| *root == of);
+        // What a root namespace says to everybody is no word for its own clients in particular.
+        let is_own = of == client && (root.is_none() || rule.visibility.is_only(client));
+        if is_own {
+            return Some(self.roots.len() + 2);
+        }
+        let owns = self.owner == Some(of);
+        owns.then_some(self.roots.len() + 1).or_else(|| root.map(|at| self.roots.len() - at))
+    }
+
+    /// Whether a rule of that namespace has a say for clients of other namespaces.
+    pub fn counts(&self, namespace: &str) -> bool {
+        self.owner == Some(namespace) || self.roots.contains(&namespace)
+    }
 }
 
 /// A named part of a host.
@@ -74,10 +106,15 @@ impl SubsetIntent {
 }
 
 impl DestinationIntent {
+    /// Of two of one namespace for one host the one with the lesser age goes first: what says when it was made, then names.
+    fn age(&self) -> (bool, Option<&str>, &Origin) {
+        (self.created.is_none(), self.created.as_deref(), &self.origin)
+    }
+
     /// The rules of a namespace for one host as one, as Istio merges them: the subsets of all, the first to define one; and the
     /// first traffic policy that there is. That nobody loses by it is the analyzer's business.
     ///
-    /// `None` of none. The order is that of the objects' names.
+    /// `None` of none. The order is that in which they came.
     pub fn merge<'r>(rules: impl IntoIterator<Item = &'r Self>) -> Option<Self> {
         let mut rules = rules.into_iter();
         let mut whole = rules.next()?.clone();
@@ -99,18 +136,18 @@ impl DestinationIntent {
     }
 
     /// Which rules a client of `namespace` has for a host, to be merged, as Istio: those of the client's own namespace go first, then
-    /// those of the host's `owner`, then any; of a namespace those for exactly the host go before wildcards, and a longer one before a
-    /// shorter. What only adds subsets stands last.
+    /// those of the host's owner, then those of a root namespace, and nobody else has a say; of a namespace those for exactly the host
+    /// go before wildcards, and a longer one before a shorter; of several for one host the oldest first. What only adds subsets stands
+    /// last.
     pub fn in_force<'r, R: Borrow<Self>>(
         rules: &'r [R],
         host: &Host,
-        owner: Option<&str>,
+        say: &Say<'_>,
         namespace: &str,
     ) -> Vec<&'r R> {
         let rank = |rule: &Self| {
             let exact = if rule.host == *host { usize::MAX } else { rule.host.as_str().len() };
-            let of = rule.origin.namespace.as_str();
-            let near = if of == namespace { 2 } else { usize::from(Some(of) == owner) };
+            let near = say.of(rule, namespace)?;
             (rule.host == *host || rule.host.covers(host.as_str())).then_some((near, exact))
         };
         let visible = rules.iter().filter(|rule| {
@@ -134,6 +171,7 @@ impl DestinationIntent {
                 chosen.push(found);
             }
         }
+        chosen.sort_by(|one, other| (*one).borrow().age().cmp(&(*other).borrow().age()));
         chosen.append(&mut adding);
         chosen
     }

@@ -6,13 +6,16 @@ use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{Forward, Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Origin, Place, Visibility};
+use super::{Host, ObjectKind, Origin, Place, Say, Visibility};
 
 /// Routing for a set of hosts. The first matching route wins; a request that matches none is answered 404.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteIntent {
     /// The object that says so.
     pub origin: Origin,
+    /// When it was made, as RFC 3339 writes it in UTC; Kubernetes says so.
+    #[serde(default)]
+    pub created: Option<String>,
     /// Resolved hosts; may hold wildcards (`*`, `*.example.com`). Empty: its routes are for others to delegate to.
     pub hosts: Vec<Host>,
     /// Where the hosts were written, for findings.
@@ -27,7 +30,38 @@ pub struct RouteIntent {
     pub tcp: Vec<TcpRoute>,
 }
 
+/// For how many clients a rule is that is for one: the fewer, the more it was meant for that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// For everyone.
+    Everyone,
+    /// For those of the client's namespace, which another one has written.
+    Named,
+    /// For those of its own namespace, which is the client's.
+    Own,
+}
+
 impl RouteIntent {
+    /// Of two for the same clients the one with the lesser age goes first, as in Istio: what says when it was made, then names.
+    pub fn age(&self) -> (bool, Option<&str>, &str, &Origin) {
+        (self.created.is_none(), self.created.as_deref(), &self.origin.name, &self.origin)
+    }
+
+    /// How it comes to hold for clients of a namespace; `None`: it does not. A native page is one for both what a destination is and where
+    /// its requests go: one that has no say in the first has none in the second, but for its own clients.
+    pub fn reach(&self, client: &str, say: &Say<'_>) -> Option<Reach> {
+        let of = self.origin.namespace.as_str();
+        let is_foreign = self.origin.kind == ObjectKind::TrafficRules && !say.counts(of);
+        if !self.visibility.includes(client) || (is_foreign && of != client) {
+            return None;
+        }
+        Some(match &self.visibility {
+            Visibility::Everyone if !is_foreign => Reach::Everyone,
+            _ if of == client => Reach::Own,
+            _ => Reach::Named,
+        })
+    }
+
     /// Whether it has routes for what is carried: another object may have those for the rest.
     pub fn routes(&self, carried: Carried) -> bool {
         match carried {

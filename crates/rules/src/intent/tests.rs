@@ -30,6 +30,7 @@ fn destination() -> DestinationIntent {
     };
     DestinationIntent {
         origin,
+        created: None,
         host: Resolver::default().service("reviews", "shop"),
         place: Place::default(),
         visibility: Visibility::Everyone,

@@ -60,6 +60,7 @@ pub(in crate::dialect) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<In
         }];
         Intent::Destination(DestinationIntent {
             origin: origin.clone(),
+            created: created.clone(),
             host,
             place,
             visibility: Visibility::Everyone,
