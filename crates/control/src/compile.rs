@@ -16,6 +16,7 @@ mod cluster;
 mod connections;
 mod described;
 mod destination;
+mod edits;
 mod elsewhere;
 pub(crate) mod endpoints;
 pub mod foreign;

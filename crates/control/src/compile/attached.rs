@@ -6,7 +6,8 @@ use outrigger_model::cluster::NOWHERE;
 use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, WeightedCluster};
 use outrigger_rules::intent::{AttachedIntent, HttpMatch, HttpRoute, ObjectKind, Target, WeightedTarget};
 
-use super::hashes::hashes;
+use super::edits::of_the_only_share;
+use super::hashes::{hashes, keep_to_keys};
 use super::lens::{Lens, Seen};
 use super::names;
 use super::origin;
@@ -63,10 +64,12 @@ fn route(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, index: usiz
             forward.clusters = shares(lens, &http.targets, http.lost, port);
             forward.mirrors = mirrors(lens, http, port);
             forward.hash = hashes(lens, http, port);
+            keep_to_keys(forward, http.said.previous_hosts);
         }
         RouteAction::Redirect(redirect) if http.to_request_port => redirect.port = Some(port),
         RouteAction::Redirect(_) | RouteAction::Direct { .. } => {}
     }
+    of_the_only_share(&mut route);
     route
 }
 

@@ -85,7 +85,7 @@ impl Ways {
         let rule = self.tcp.as_ref();
         let route = rule.and_then(|rule| rule.tcp.iter().find(|route| holds(&route.matches)));
         match route {
-            Some(route) => (weighted(&route.targets, port), rule.map(|rule| &rule.origin)),
+            Some(route) => (weighted(lens, &route.targets, port), rule.map(|rule| &rule.origin)),
             None => (vec![WeightedCluster::only(key)], None),
         }
     }
@@ -110,7 +110,7 @@ impl Ways {
         let Some(rule) = &self.tls else { return Vec::new() };
         for (at, route) in rule.tls.iter().enumerate() {
             for m in route.matches.iter().filter(|m| applies(lens, &m.connection, port)) {
-                let to = || tcp(lens, outbound, weighted(&route.targets, port));
+                let to = || tcp(lens, outbound, weighted(lens, &route.targets, port));
                 chains.add(&format!("tls[{at}]"), m.server_names.iter(), &rule.origin, to);
             }
         }

@@ -1,6 +1,6 @@
 //! What requests are hashed by.
 
-use outrigger_model::route::HashOn;
+use outrigger_model::route::{Forward, HashOn};
 use outrigger_rules::intent::{Host, HttpRoute, Preference};
 
 use super::lens::Lens;
@@ -9,11 +9,20 @@ use super::lens::Lens;
 pub(super) fn hashes(lens: &Lens<'_>, http: &HttpRoute, port: u16) -> Vec<HashOn> {
     let mut found = Vec::new();
     for target in http.targets.iter().map(|weighted| &weighted.target) {
-        let port = target.port.unwrap_or(port);
+        let port = lens.port_of(target, port);
         let hash = hash_of(lens, &target.host, target.subset.as_deref(), port);
         found.extend(hash.filter(|hash| !found.contains(hash)));
     }
     found
+}
+
+/// What a destination alone gets by its key stays with the key's endpoint when it is sent again, as in Istio, unless a rule says otherwise.
+pub(super) fn keep_to_keys(forward: &mut Forward, said: bool) {
+    if let ([_], false, false) = (forward.clusters.as_slice(), forward.hash.is_empty(), said)
+        && let Some(retry) = &mut forward.retry
+    {
+        retry.avoid_previous_hosts = false;
+    }
 }
 
 pub(super) fn hash_of(lens: &Lens<'_>, host: &Host, subset: Option<&str>, port: u16) -> Option<HashOn> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, Carried, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode,
-    Origin, RouteIntent, SidecarIntent, TokensIntent, Unknown, WorkloadIntent,
+    Origin, RouteIntent, SidecarIntent, Target, TokensIntent, Unknown, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -262,6 +262,17 @@ impl<'a> Lens<'a> {
         service.0.instances.iter().map(AsRef::as_ref)
     }
 
+    /// The port that a target means: its own, or else its service's only one, or else the one that is called.
+    pub(super) fn port_of(&self, target: &Target, called: u16) -> u16 {
+        let only = || {
+            let service = self.service(&target.host)?;
+            let mut ports = service.ports().keys().filter(|port| self.offer(service, **port).is_some());
+            let first = ports.next()?;
+            ports.next().is_none().then_some(*first)
+        };
+        target.port.or_else(only).unwrap_or(called)
+    }
+
     /// The port of a service that has this name.
     pub(super) fn port_named(&self, service: Seen<'a>, name: &str) -> Option<u16> {
         self.saw(Fact::Members(service.0.host.clone()));
@@ -290,6 +301,8 @@ impl<'a> Lens<'a> {
 
     pub(super) fn route_for(&self, host: &Host, carried: Carried) -> Option<Arc<RouteIntent>> {
         self.saw(Fact::Routes(host.clone()));
+        // Whose it is decides whether a page has a say.
+        self.saw(Fact::Service(host.clone()));
         self.saw_mistaken(host, Fact::Routes);
         if !self.world.is_routed(host) {
             return None;
@@ -306,8 +319,6 @@ impl<'a> Lens<'a> {
         // What a port speaks decides which kinds there are any for; and what ports are called, instances say.
         self.saw(Fact::Service(service.0.host.clone()));
         self.saw(Fact::Members(service.0.host.clone()));
-        // Whose it is decides whether a page has a say.
-        self.saw(Fact::Service(host.clone()));
         self.world.attached_to(service.0, port, self.namespace())
     }
 

@@ -12,7 +12,8 @@ use outrigger_rules::intent::{
 use outrigger_xds::ClientKind;
 
 use super::attached;
-use super::hashes::{hash_of, hashes};
+use super::edits::of_the_only_share;
+use super::hashes::{hash_of, hashes, keep_to_keys};
 use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
@@ -112,15 +113,13 @@ fn keep_deadlines(forward: &mut Forward) {
 }
 
 pub(super) fn default_route(clusters: Vec<WeightedCluster>, hash: Vec<HashOn>) -> Route {
+    let retry = Some(RetryPolicy::default());
+    let mut forward = Forward { clusters, retry, hash, ..Forward::default() };
+    keep_to_keys(&mut forward, false);
     Route {
         name: "default".into(),
         matches: RouteMatch::any(),
-        action: RouteAction::Forward(Forward {
-            clusters,
-            retry: Some(RetryPolicy::default()),
-            hash,
-            ..Forward::default()
-        }),
+        action: RouteAction::Forward(forward),
         ..Route::default()
     }
 }
@@ -140,23 +139,22 @@ fn routes(lens: &Lens<'_>, intent: &RouteIntent, port: u16) -> Vec<Route> {
                     || lens.labels().is_some_and(|labels| selected(&m.source_labels, labels)))
         };
         if http.matches.is_empty() {
-            routes.push(route(intent, http, &name, RouteMatch::any(), port, hash.clone()));
+            routes.push(route(lens, intent, (http, &name, RouteMatch::any()), port, hash.clone()));
         }
         for m in http.matches.iter().filter(applies) {
             // As Istio, so that logs and traces tell matches of one route apart.
             let of_match = m.name.as_ref().map(|of_match| format!("{name}.{of_match}"));
             let name = of_match.as_deref().unwrap_or(&name);
-            routes.push(route(intent, http, name, m.request.clone(), port, hash.clone()));
+            routes.push(route(lens, intent, (http, name, m.request.clone()), port, hash.clone()));
         }
     }
     routes
 }
 
 fn route(
+    lens: &Lens<'_>,
     intent: &RouteIntent,
-    http: &HttpRoute,
-    name: &str,
-    matches: RouteMatch,
+    (http, name, matches): (&HttpRoute, &str, RouteMatch),
     port: u16,
     hash: Vec<HashOn>,
 ) -> Route {
@@ -164,31 +162,35 @@ fn route(
     let mut route = Route { name: name.to_owned(), matches, origin: Some(origin(of)), ..http.route.clone() };
     match &mut route.action {
         RouteAction::Forward(forward) => {
-            forward.clusters = weighted(&http.targets, port);
-            forward.mirrors = mirrors(&http.mirrors, port);
+            forward.clusters = weighted(lens, &http.targets, port);
+            forward.mirrors = mirrors(lens, &http.mirrors, port);
             forward.hash = hash;
+            keep_to_keys(forward, http.said.previous_hosts);
             whole_path(&mut forward.rewrite, &route.matches.path);
         }
         RouteAction::Redirect(redirect) if http.to_request_port => redirect.port = Some(port),
         RouteAction::Redirect(_) | RouteAction::Direct { .. } => {}
     }
+    of_the_only_share(&mut route);
     route
 }
 
-fn mirrors(targets: &[MirrorTarget], port: u16) -> Vec<Mirror> {
+fn mirrors(lens: &Lens<'_>, targets: &[MirrorTarget], port: u16) -> Vec<Mirror> {
     let mirrors = targets.iter();
-    mirrors.map(|m| Mirror { cluster: cluster_of(&m.target, port), ..m.mirror.clone() }).collect()
+    mirrors.map(|m| Mirror { cluster: cluster_of(lens, &m.target, port), ..m.mirror.clone() }).collect()
 }
 
-fn cluster_of(target: &Target, port: u16) -> String {
+fn cluster_of(lens: &Lens<'_>, target: &Target, port: u16) -> String {
     let subset = target.subset.as_deref().unwrap_or("");
-    names::outbound(target.port.unwrap_or(port), subset, target.host.as_str())
+    names::outbound(lens.port_of(target, port), subset, target.host.as_str())
 }
 
-/// Targets without a port go to the port that the request came for.
-pub(super) fn weighted(targets: &[WeightedTarget], port: u16) -> Vec<WeightedCluster> {
-    let cluster =
-        |t: &WeightedTarget| WeightedCluster { cluster: cluster_of(&t.target, port), ..t.share.clone() };
+/// Targets without a port go to the only one of their service, or else to the port that the request came for.
+pub(super) fn weighted(lens: &Lens<'_>, targets: &[WeightedTarget], port: u16) -> Vec<WeightedCluster> {
+    let cluster = |t: &WeightedTarget| WeightedCluster {
+        cluster: cluster_of(lens, &t.target, port),
+        ..t.share.clone()
+    };
     targets.iter().map(cluster).collect()
 }
 

@@ -20,6 +20,7 @@ mod addresses;
 mod changes;
 mod custom;
 mod deadlines;
+mod destinations;
 mod fields;
 mod inbound;
 mod preferences;

@@ -99,6 +99,7 @@ fn effects(root: &HttpRoute, mut leaf: HttpRoute) -> HttpRoute {
         }
         if !said.retries {
             forward.retry.clone_from(&of_root.retry);
+            leaf.said.previous_hosts = root.said.previous_hosts;
         }
         if forward.rewrite == Default::default() {
             forward.rewrite = of_root.rewrite.clone();

@@ -152,6 +152,9 @@ pub struct Said {
     pub timeout: bool,
     /// When it is sent again.
     pub retries: bool,
+    /// Whether that goes to other endpoints.
+    #[serde(default)]
+    pub previous_hosts: bool,
 }
 
 impl HttpRoute {

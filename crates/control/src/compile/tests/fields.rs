@@ -98,6 +98,9 @@ const UNKNOWN: &str = "zzqq";
 
 fn instances() -> Vec<Instance> {
     let mut all = shop();
+    // A target without a port would mean its only one.
+    let port = all[3].ports[0].clone();
+    all[3].ports.push(crate::instance::Port { number: 7001, ..port });
     let mut more = |id: &str, version: &str, address: &str, port: u16, protocol| {
         let mut instance = sample(id, id.split('-').next().unwrap(), version, address, port, protocol);
         instance.labels = [("app".to_owned(), instance.service.clone())].into_iter().collect();

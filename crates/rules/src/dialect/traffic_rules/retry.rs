@@ -33,8 +33,8 @@ const RESET: Table = Table::new("a header that says when to come again", &["name
 const FORMATS: [(&str, bool); 4] =
     [("seconds", false), ("unixTimestamp", true), ("SECONDS", false), ("UNIX_TIMESTAMP", true)];
 
-/// A retry block; what it leaves out has our defaults.
-pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryPolicy> {
+/// A retry block; what it leaves out has our defaults. And whether it says which endpoints a retry goes to.
+pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<(RetryPolicy, bool)> {
     let fields = reader.fields(&at?, &RETRY)?;
     let mut policy = RetryPolicy::default();
     if let Some(at) = fields.get("on").filter(|_| fields.has("retryOn")) {
@@ -53,7 +53,7 @@ pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<RetryP
     policy.avoid_previous_hosts = avoid.unwrap_or(policy.avoid_previous_hosts);
     // It is the destination's, or has no effect; here it is only looked at.
     fields.get("budget").and_then(|at| budget(reader, &at));
-    Some(policy.with_backoff(reader.positive(fields.get("backoff"))))
+    Some((policy.with_backoff(reader.positive(fields.get("backoff"))), avoid.is_some()))
 }
 
 pub(super) fn budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {

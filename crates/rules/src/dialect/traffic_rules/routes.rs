@@ -18,7 +18,7 @@ use crate::dialect::shared::{Spelling, header_edits, one_authority, string_match
 use crate::dialect::virtual_service::grpc_status;
 use crate::finding::{code, quote};
 use crate::intent::{
-    Host, HttpMatch, HttpRoute, MirrorTarget, Origin, Place, SubsetIntent, Target, TrafficPolicy,
+    Host, HttpMatch, HttpRoute, MirrorTarget, Origin, Place, Said, SubsetIntent, Target, TrafficPolicy,
     WeightedTarget,
 };
 use crate::reader::{At, Fields, Reader, Table};
@@ -73,7 +73,8 @@ pub(super) const ABORT: Table = Table::new("a fault's abort", &["status", "grpcS
 pub(super) struct Defaults {
     pub(super) timeout: Option<Duration>,
     pub(super) streams: Option<StreamLimits>,
-    pub(super) retry: RetryPolicy,
+    /// And whether it says which endpoints a retry goes to.
+    pub(super) retry: (RetryPolicy, bool),
     pub(super) hedge: Option<HedgePolicy>,
     pub(super) session: Option<Session>,
 }
@@ -168,13 +169,15 @@ fn forwarded(
 fn to(targets: Vec<WeightedTarget>, of: Defaults, place: Place) -> HttpRoute {
     let Defaults { timeout, streams, retry, hedge, session } = of;
     let (limits, hedge) = (streams.and_then(StreamLimits::if_any), hedge.map(Box::new));
+    let (retry, previous_hosts) = retry;
     let forward = Forward { timeout, limits, retry: Some(retry), hedge, ..Forward::default() };
+    let said = Said { previous_hosts, ..Said::default() };
     let route =
         Route { action: RouteAction::Forward(forward), session: session.map(Box::new), ..Route::default() };
-    HttpRoute { route, targets, place, ..HttpRoute::default() }
+    HttpRoute { route, targets, said, place, ..HttpRoute::default() }
 }
 
-fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<RetryPolicy> {
+fn own_retry(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<(RetryPolicy, bool)> {
     let at = fields.get("retry")?;
     if let Some(budget) = at.node.child("budget") {
         let budget = At { node: budget, path: format!("{}.budget", at.path) };

@@ -75,7 +75,9 @@ pub(super) fn route(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Op
         Some(to) => delegated(reader, at, &to, &fields, forward, rule.is_delegate)?,
         None => action(reader, at, &fields, forward)?,
     };
-    route.said = Said { timeout: fields.has("timeout"), retries: fields.has("retries") };
+    let retries = fields.get("retries");
+    let previous_hosts = retries.and_then(|at| at.node.child("retryIgnorePreviousHosts")).is_some();
+    route.said = Said { timeout: fields.has("timeout"), retries: fields.has("retries"), previous_hosts };
     (route.route.cors, route.mirrors) = (cors, mirrors);
     route.route.name = name.unwrap_or_default();
     route.route.fault = fault;
