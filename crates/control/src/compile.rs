@@ -21,6 +21,7 @@ mod elsewhere;
 pub(crate) mod endpoints;
 pub mod foreign;
 mod hashes;
+mod headless;
 mod host;
 mod imports;
 mod inbound;

@@ -12,32 +12,54 @@ use outrigger_rules::intent::{AttachedIntent, Carried, ObjectKind, Origin, Route
 
 use super::attached::shares;
 use super::chains::chain;
+use super::headless;
 use super::lens::Lens;
-use super::names::Outbound;
+use super::names::{self, Outbound};
 use super::origin;
 use super::route::weighted;
 use crate::world::selected;
 
 /// What routes the connections of a port of a host.
 pub(super) struct Ways {
+    /// The port of its service.
+    port: u16,
+    /// Of a headless service: its own cluster, and that of the address that was called.
+    called: Option<(String, String)>,
     attached: Vec<Arc<AttachedIntent>>,
     tls: Option<Arc<RouteIntent>>,
     tcp: Option<Arc<RouteIntent>>,
 }
 
 impl Ways {
-    /// Of an address that is a workload's nobody routes.
+    /// Of an address that is a workload's nobody routes, unless the name of a headless service stands for it: of several, bytes do not say
+    /// which was called, and the first by name holds.
     pub(super) fn of(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Self {
-        let host = match outbound.address() {
-            None => lens.resolve(outbound.host),
-            Some(_) => None,
+        let (host, port, called) = match outbound.address() {
+            None => (lens.resolve(outbound.host), outbound.port, None),
+            Some(address) => match headless::at(lens, address).first() {
+                Some((service, port)) => {
+                    let own = names::outbound(*port, "", service.host().as_str());
+                    let called = names::outbound(outbound.port, "", outbound.host);
+                    (Some(service.host().clone()), *port, Some((own, called)))
+                }
+                None => (None, outbound.port, None),
+            },
         };
-        let Some(host) = host else { return Self { attached: Vec::new(), tls: None, tcp: None } };
+        let nothing = Self { port, called, attached: Vec::new(), tls: None, tcp: None };
+        let Some(host) = host else { return nothing };
         let service = lens.service(&host);
-        let attached = service.map(|service| lens.attached_to(service, outbound.port)).unwrap_or_default();
+        let attached = service.map(|service| lens.attached_to(service, port)).unwrap_or_default();
         // They may be of two objects.
         let rule = |carried| lens.route_for(&host, carried);
-        Self { attached, tls: rule(Carried::Tls), tcp: rule(Carried::Tcp) }
+        Self { attached, tls: rule(Carried::Tls), tcp: rule(Carried::Tcp), ..nothing }
+    }
+
+    /// Of a headless service who was called stands for all of it.
+    fn there(&self, mut clusters: Vec<WeightedCluster>) -> Vec<WeightedCluster> {
+        if let Some((own, called)) = &self.called {
+            headless::to_called(&mut clusters, own, called);
+        }
+        clusters
     }
 
     /// The route that is attached to all connections.
@@ -62,18 +84,14 @@ impl Ways {
         (name, matches): (&str, ChainMatch),
         key: &str,
     ) -> FilterChain {
-        let (clusters, by) = self.clusters(lens, outbound, key);
+        let (clusters, by) = self.clusters(lens, key);
+        let clusters = self.there(clusters);
         FilterChain { origin: by.map(origin), ..chain(name, matches, tcp(lens, outbound, clusters)) }
     }
 
     /// Where bytes go, and who says so.
-    fn clusters(
-        &self,
-        lens: &Lens<'_>,
-        outbound: &Outbound<'_>,
-        key: &str,
-    ) -> (Vec<WeightedCluster>, Option<&Origin>) {
-        let port = outbound.port;
+    fn clusters(&self, lens: &Lens<'_>, key: &str) -> (Vec<WeightedCluster>, Option<&Origin>) {
+        let port = self.port;
         if let Some(route) = self.bytes() {
             let rule = route.tcp.first();
             let shares = rule.map(|rule| shares(lens, &rule.targets, rule.lost, port));
@@ -92,7 +110,7 @@ impl Ways {
 
     /// A chain for each server name that is routed, in their order: of a name the first holds.
     pub(super) fn tls(&self, lens: &Lens<'_>, outbound: &Outbound<'_>) -> Vec<FilterChain> {
-        let port = outbound.port;
+        let port = self.port;
         if self.are_bytes() {
             return Vec::new();
         }
@@ -101,7 +119,8 @@ impl Ways {
             for route in self.named() {
                 for rule in &route.tls {
                     let names = rule.matches.iter().flat_map(|m| &m.server_names);
-                    let to = || tcp(lens, outbound, shares(lens, &rule.targets, rule.lost, port));
+                    let shares = || self.there(shares(lens, &rule.targets, rule.lost, port));
+                    let to = || tcp(lens, outbound, shares());
                     chains.add("tls", names, &route.origin, to);
                 }
             }
@@ -110,7 +129,7 @@ impl Ways {
         let Some(rule) = &self.tls else { return Vec::new() };
         for (at, route) in rule.tls.iter().enumerate() {
             for m in route.matches.iter().filter(|m| applies(lens, &m.connection, port)) {
-                let to = || tcp(lens, outbound, weighted(lens, &route.targets, port));
+                let to = || tcp(lens, outbound, self.there(weighted(lens, &route.targets, port)));
                 chains.add(&format!("tls[{at}]"), m.server_names.iter(), &rule.origin, to);
             }
         }

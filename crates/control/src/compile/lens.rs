@@ -273,6 +273,11 @@ impl<'a> Lens<'a> {
         target.port.or_else(only).unwrap_or(called)
     }
 
+    /// The port of an instance by which it serves one of a service.
+    pub(super) fn target_port(&self, service: Seen<'a>, instance: &Instance, port: u16) -> Option<u16> {
+        service.0.place(instance, port, self.looking_at(service)).map(|place| place.port())
+    }
+
     /// The port of a service that has this name.
     pub(super) fn port_named(&self, service: Seen<'a>, name: &str) -> Option<u16> {
         self.saw(Fact::Members(service.0.host.clone()));
@@ -407,6 +412,11 @@ impl<'a> Seen<'a> {
 
     pub(super) fn namespace(self) -> &'a str {
         &self.0.namespace
+    }
+
+    /// Whether its name stands for the addresses of who serves it.
+    pub(super) fn is_headless(self) -> bool {
+        self.0.is_headless()
     }
 
     pub(super) fn ports(self) -> &'a BTreeMap<u16, crate::instance::Protocol> {

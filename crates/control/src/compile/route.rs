@@ -14,6 +14,7 @@ use outrigger_xds::ClientKind;
 use super::attached;
 use super::edits::of_the_only_share;
 use super::hashes::{hash_of, hashes, keep_to_keys};
+use super::headless;
 use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
@@ -35,7 +36,10 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<RouteConfig> {
         let at = outbound.address().into_iter();
         let instances = at.flat_map(|address| lens.workloads_at(address));
         upgrade::add(&mut routes, &upgrade::allowed(instances, outbound.port));
-        vec![host(name, vec!["*".into()], routes)]
+        let named = outbound.address().map(|address| headless::virtual_hosts(lens, name, address));
+        let mut all = named.unwrap_or_default();
+        all.push(host(name, vec!["*".into()], routes));
+        all
     } else {
         let resolved = lens.resolve(outbound.host)?;
         let service = lens.service(&resolved)?;
@@ -54,20 +58,26 @@ pub(super) fn by_port(lens: &Lens<'_>, port: u16) -> RouteConfig {
     let whole: HashSet<&str> = lens.services().filter(http).map(|service| service.host().as_str()).collect();
     let virtual_hosts = lens.services().filter(http).map(|service| {
         let mut domains = vec![service.host().as_str().to_owned()];
-        // Names of the world have no short forms.
-        if lens.is_of_the_mesh(service.host()) {
-            let (name, namespace) = (service.name(), service.namespace());
-            let mut short = vec![format!("{name}.{namespace}"), format!("{name}.{namespace}.svc")];
-            if namespace == lens.namespace() {
-                short.push(name.to_owned());
-            }
-            domains.extend(short.into_iter().filter(|short| !whole.contains(short.as_str())));
-        }
+        let short = short_names(lens, service);
+        domains.extend(short.into_iter().filter(|short| !whole.contains(short.as_str())));
         let with_port: Vec<_> = domains.iter().map(|domain| format!("{domain}:{port}")).collect();
         domains.extend(with_port);
         virtual_host(lens, service, port, domains)
     });
     RouteConfig { name: port.to_string(), virtual_hosts: virtual_hosts.collect() }
+}
+
+/// What a service is called for short. Names of the world have no short forms.
+pub(super) fn short_names(lens: &Lens<'_>, service: Seen<'_>) -> Vec<String> {
+    if !lens.is_of_the_mesh(service.host()) {
+        return Vec::new();
+    }
+    let (name, namespace) = (service.name(), service.namespace());
+    let mut short = vec![format!("{name}.{namespace}"), format!("{name}.{namespace}.svc")];
+    if namespace == lens.namespace() {
+        short.push(name.to_owned());
+    }
+    short
 }
 
 pub(super) fn virtual_host(

@@ -22,11 +22,12 @@ mod custom;
 mod deadlines;
 mod destinations;
 mod fields;
+mod headless;
 mod inbound;
+mod precedence;
 mod preferences;
 mod reach;
 mod split;
-mod precedence;
 mod twins;
 
 pub(super) fn shop() -> Vec<Instance> {
