@@ -21,6 +21,9 @@ pub(crate) mod traffic_rules;
 mod virtual_service;
 mod workload_entry;
 
+#[cfg(test)]
+mod definitions;
+
 use crate::intent::{Intent, ObjectKind};
 use crate::reader::{At, Reader};
 
@@ -41,7 +44,7 @@ const GATEWAY_TLS: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networki
 /// Of routes of connections; it had several rules, and routes without hostnames.
 const OLD_TCP: &str = "gateway.networking.k8s.io/v1alpha2";
 const GRANT: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
-const BACKEND_TLS: &[&str] = &["gateway.networking.k8s.io/v1"];
+const BACKEND_TLS: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3"];
 const CORE: &[&str] = &["v1"];
 const NATIVE: &[&str] = &["outrigger.io/v1"];
 

@@ -21,6 +21,7 @@ pub(super) const OUTLIER: Table = Table::new(
         "maxEjectionPercent",
         "minHealthPercent",
         "consecutiveErrors",
+        "failurePercentageThreshold",
     ],
 )
 .later(&["outlierDetectionHttpErrorCodes"]);
@@ -90,6 +91,11 @@ pub(super) fn istio(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
         consecutive_gateway: count("consecutiveGatewayErrors", gateway),
         consecutive_local: count("consecutiveLocalOriginFailures", common.consecutive_local),
         local_apart: reader.boolean(fields.get("splitExternalLocalOriginErrors")).unwrap_or(false),
+        // 0 is "not set" in protobuf.
+        failure_percentage: reader
+            .number(fields.get("failurePercentageThreshold"), 0..=100)
+            .filter(|threshold| *threshold > 0)
+            .map(|threshold| FailurePercentage { threshold, ..FailurePercentage::default() }),
         ..common
     };
     outrun(reader, &fields, &outlier, "consecutive5xxErrors");

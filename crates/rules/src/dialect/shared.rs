@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::cluster::{LONGEST_METRIC, MOST_METRICS};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
 use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteMatch};
@@ -173,6 +174,30 @@ pub(super) const OPERATIONS: Table = Table::new("header operations", &["set", "a
 pub(super) fn header_edits(reader: &mut Reader<'_>, at: Option<At<'_>>) -> (HeaderEdits, HeaderEdits) {
     let Some(fields) = at.and_then(|at| reader.fields(&at, &EDITS)) else { return Default::default() };
     (one_way(reader, fields.get("request"), true), one_way(reader, fields.get("response"), false))
+}
+
+/// Metrics that reports of load name.
+pub(super) fn metrics(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<String> {
+    let items = reader.list(at.clone());
+    if let Some(at) = at.filter(|_| items.len() > MOST_METRICS) {
+        reader.error(&at, format!("{}: at most {MOST_METRICS} metrics are looked at", at.path));
+    }
+    let mut metrics = Vec::new();
+    for item in items {
+        let Some(name) = reader.text(Some(item.clone())) else { continue };
+        let known = ["cpu_utilization", "mem_utilization", "application_utilization"];
+        let keyed = ["named_metrics.", "utilization.", "request_cost."];
+        let is_keyed = |map: &&str| name.len() > map.len() && name.starts_with(*map);
+        if name.len() > LONGEST_METRIC {
+            reader.error(&item, format!("{} has more than {LONGEST_METRIC} characters", item.path));
+        } else if !known.contains(&&*name) && !keyed.iter().any(is_keyed) {
+            let message =
+                format!("{} must be {}, or {}KEY", item.path, known.join(", "), keyed.join("KEY, "));
+            reader.error(&item, message);
+        }
+        metrics.push(name);
+    }
+    metrics
 }
 
 /// The authority can be set in one place of a route.

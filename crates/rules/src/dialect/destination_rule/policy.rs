@@ -1,5 +1,7 @@
 //! `trafficPolicy`: load balancing, limits, ejection, retry budget, TLS; for all ports, and for single ones.
 
+mod utilization;
+
 use std::collections::BTreeMap;
 
 use outrigger_model::cluster::{Balance, RetryBudget, Warmup, is_prime};
@@ -26,7 +28,15 @@ const PORT_POLICY: Table = Table::new(
 );
 const BALANCER: Table = Table::new(
     "a load balancer",
-    &["simple", "consistentHash", "warmup", "warmupDurationSecs", "localityLbSetting", "zoneAwareLbSetting"],
+    &[
+        "simple",
+        "consistentHash",
+        "backendUtilization",
+        "warmup",
+        "warmupDurationSecs",
+        "localityLbSetting",
+        "zoneAwareLbSetting",
+    ],
 );
 pub(in crate::dialect) const WARMUP: Table =
     Table::new("a warm-up", &["duration", "minimumPercent", "aggression"]);
@@ -80,7 +90,7 @@ pub(in crate::dialect) const TLS: Table = Table::new(
         "insecureSkipVerify",
     ],
 )
-.later(&["caCrl"]);
+.later(&["caCrl", "caCertCredentialName"]);
 
 pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>) -> Policies {
     let Some(fields) = reader.fields(at, &POLICY) else { return Policies::default() };
@@ -163,14 +173,17 @@ pub(in crate::dialect) fn warmup_of(reader: &mut Reader<'_>, at: &At<'_>) -> Opt
 }
 
 fn balancer(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<LoadBalancing> {
+    let ways = ["simple", "consistentHash", "backendUtilization"];
+    let given: Vec<&'static str> = ways.into_iter().filter(|name| fields.has(name)).collect();
+    if given.len() > 1 {
+        let message = format!("{} has {}, but only one of them can hold", at.path, given.join(" and "));
+        reader.error(at, message);
+    }
     if let Some(hash) = fields.get("consistentHash") {
-        if fields.has("simple") {
-            reader.error(
-                at,
-                format!("{} has simple and consistentHash, but only one of them can hold", at.path),
-            );
-        }
         return consistent_hash(reader, &hash);
+    }
+    if let Some(at) = fields.get("backendUtilization") {
+        return utilization::read(reader, &at);
     }
     let words = [
         ("ROUND_ROBIN", Simple::Is(Balance::RoundRobin)),

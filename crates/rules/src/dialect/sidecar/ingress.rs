@@ -32,6 +32,9 @@ const TLS: Table = Table::new(
         "minProtocolVersion",
         "maxProtocolVersion",
         "cipherSuites",
+        "alpnProtocols",
+        "ecdhCurves",
+        "insecureSkipVerify",
     ],
 );
 

@@ -1,10 +1,9 @@
 //! Settings of the policies by which a native page has instances picked.
 
-use outrigger_model::cluster::{
-    Balance, LONGEST_METRIC, LeastOf, LoadReports, MAX_CHOICES, MOST_METRICS, SHORTEST_UPDATE,
-};
+use outrigger_model::cluster::{Balance, LeastOf, LoadReports, MAX_CHOICES, SHORTEST_UPDATE};
 use serde_json::Value as Json;
 
+use crate::dialect::shared::metrics;
 use crate::reader::{At, Fields, Reader, Table};
 use crate::schema::{DURATION, any, boolean, described, list, number, object, text};
 
@@ -91,25 +90,7 @@ pub(super) fn reports(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadReport
     let penalty = reader.decimal(fields.get("errorPenalty"), "a number from 0 to 1000", |penalty| {
         (0.0..=1000.0).contains(&penalty)
     });
-    let items = reader.list(fields.get("metrics"));
-    if let Some(at) = fields.get("metrics").filter(|_| items.len() > MOST_METRICS) {
-        reader.error(&at, format!("{}: at most {MOST_METRICS} metrics are looked at", at.path));
-    }
-    let mut metrics = Vec::new();
-    for item in items {
-        let Some(name) = reader.text(Some(item.clone())) else { continue };
-        let known = ["cpu_utilization", "mem_utilization", "application_utilization"];
-        let keyed = ["named_metrics.", "utilization.", "request_cost."];
-        let is_keyed = |map: &&str| name.len() > map.len() && name.starts_with(*map);
-        if name.len() > LONGEST_METRIC {
-            reader.error(&item, format!("{} has more than {LONGEST_METRIC} characters", item.path));
-        } else if !known.contains(&&*name) && !keyed.iter().any(is_keyed) {
-            let message =
-                format!("{} must be {}, or {}KEY", item.path, known.join(", "), keyed.join("KEY, "));
-            reader.error(&item, message);
-        }
-        metrics.push(name);
-    }
+    let metrics = metrics(reader, fields.get("metrics"));
     Some(LoadReports {
         blackout: reader.duration(fields.get("blackout")).unwrap_or(default.blackout),
         expiration: reader.positive(fields.get("expiration")).unwrap_or(default.expiration),
