@@ -8,6 +8,7 @@ use outrigger_control::instance::Instance;
 use outrigger_tests::app::get;
 use outrigger_tests::mesh::{Mesh, PORT, Sidecar};
 use outrigger_tests::wait::eventually;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,6 +69,95 @@ impl App {
         }
     }
 }
+
+/// An application of HTTP/2: of each of its connections the requests at a time, at most. All wait for leave.
+struct Streams {
+    peaks: Mutex<Vec<usize>>,
+    waiting: AtomicUsize,
+    leave: Semaphore,
+}
+
+impl Streams {
+    async fn serve(listen: SocketAddr) -> Arc<Self> {
+        let app = Arc::new(Self {
+            peaks: Mutex::default(),
+            waiting: AtomicUsize::default(),
+            leave: Semaphore::new(0),
+        });
+        let (listener, shared) = (TcpListener::bind(listen).await.unwrap(), app.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(shared.clone().talk(stream));
+            }
+        });
+        app
+    }
+
+    async fn talk(self: Arc<Self>, stream: TcpStream) {
+        let number = {
+            let mut peaks = self.peaks.lock();
+            peaks.push(0);
+            peaks.len() - 1
+        };
+        let open = Arc::new(AtomicUsize::default());
+        let service = hyper::service::service_fn(|_| {
+            let (app, open) = (self.clone(), open.clone());
+            async move {
+                let now = open.fetch_add(1, SeqCst) + 1;
+                {
+                    let mut peaks = app.peaks.lock();
+                    peaks[number] = peaks[number].max(now);
+                }
+                app.waiting.fetch_add(1, SeqCst);
+                app.leave.acquire().await.unwrap().forget();
+                app.waiting.fetch_sub(1, SeqCst);
+                open.fetch_sub(1, SeqCst);
+                Ok::<_, std::convert::Infallible>(hyper::Response::new(String::new()))
+            }
+        });
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let server = hyper::server::conn::http2::Builder::new(executor);
+        let _ = server.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+    }
+}
+
+/// Two workers, each with connections of its own, and none of these has more streams than allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_each_connection_are_exact_for_five_hundred_requests_at_once() {
+    let mut mesh = Mesh::start(BINARY).await;
+    mesh.bootstrap = json!({ "workers": 2 });
+    let address = mesh.address(11, PORT);
+    let app = Streams::serve(address).await;
+    let plain: Instance = serde_json::from_value(json!({
+        "id": "stock-1", "service": "stock", "namespace": "shop", "addresses": [address.ip()],
+        "ports": [{ "number": PORT, "protocol": "http" }], "sidecar": false,
+    }))
+    .unwrap();
+    mesh.client.register(&plain).await.unwrap();
+    let web = mesh.workload(&web(&["stock:8080"])).await;
+    let outbound = web.outbound[0];
+    mesh.apply(FEW_STREAMS).await;
+    let asked: Vec<_> =
+        (0..REQUESTS).map(|_| tokio::spawn(async move { get(outbound, "/", "").await.unwrap() })).collect();
+    eventually("all are at the application", || async {
+        let waiting = app.waiting.load(SeqCst);
+        if waiting == REQUESTS { Ok(()) } else { Err(waiting) }
+    })
+    .await;
+    let peaks = app.peaks.lock().clone();
+    assert!(peaks.iter().all(|peak| (1..=3).contains(peak)), "{peaks:?}");
+    assert!(peaks.len() >= REQUESTS.div_ceil(3), "{} connections", peaks.len());
+    app.leave.add_permits(REQUESTS);
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().0, 200);
+    }
+}
+
+const FEW_STREAMS: &str = "apiVersion: outrigger.io/v1
+kind: TrafficRules
+metadata: {name: stock, namespace: shop}
+spec: {service: stock, connections: {h2Upgrade: true, streamsPerConnection: 3}}
+";
 
 struct Rig {
     mesh: Mesh,

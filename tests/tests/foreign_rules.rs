@@ -64,7 +64,7 @@ const POLICIES: &[(&str, Fate)] = &[
     ("connectionPool: {tcp: {connectTimeout: 100us}}", Refused),
     ("connectionPool: {}", Refused),
     (
-        "connectionPool: {tcp: {maxConnections: 5, connectTimeout: 1ms}, http: {idleTimeout: 1s, maxRequestsPerConnection: 3}}",
+        "connectionPool: {tcp: {maxConnections: 5, connectTimeout: 1ms}, http: {idleTimeout: 1s, maxRequestsPerConnection: 3, maxConcurrentStreams: 2147483647}}",
         Enforced,
     ),
     (

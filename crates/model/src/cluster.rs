@@ -82,6 +82,9 @@ pub struct Cluster {
     pub idle_timeout: Duration,
     /// Requests per connection; 0 is unlimited.
     pub max_requests_per_connection: u32,
+    /// Streams of one HTTP/2 connection at a time, beside what the peer allows; 0 is unlimited.
+    #[serde(default)]
+    pub max_streams_per_connection: u32,
     /// The user object that shaped it.
     pub origin: Option<Origin>,
 }
@@ -108,6 +111,7 @@ impl Cluster {
             protocol: UpstreamProtocol::Follow,
             idle_timeout: Duration::from_secs(3600),
             max_requests_per_connection: 0,
+            max_streams_per_connection: 0,
             origin: None,
         }
     }

@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_model::identity::SpiffeId;
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
@@ -26,11 +25,13 @@ use crate::runtime::limits::{ConnectionPermit, PendingPermit};
 use crate::upstream::connect::{self, Connected};
 use crate::upstream::way::Way;
 
+mod fit;
 pub mod h1;
 pub mod h2;
 mod place;
 mod queue;
 
+pub use fit::Fit;
 pub use h1::H1Conn;
 pub use h2::H2Lease;
 use place::Place;
@@ -43,38 +44,6 @@ const SWEEP: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_millis(100);
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
-
-/// What a connection was made for.
-#[derive(Clone)]
-pub struct Fit {
-    identity: Option<SpiffeId>,
-    /// The mesh's mTLS.
-    mesh: bool,
-    /// Of the credentials, for that.
-    credentials: u64,
-    /// Of the cluster: a changed one may want other TLS.
-    cluster: Arc<ClusterHandle>,
-}
-
-impl Fit {
-    fn new(way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
-        Self {
-            identity: endpoint.identity.clone(),
-            mesh: cluster.uses_mesh(endpoint),
-            credentials: way.credentials.generation(),
-            cluster: cluster.clone(),
-        }
-    }
-
-    fn suits(&self, way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> bool {
-        let same_cluster =
-            Arc::ptr_eq(&self.cluster, cluster) || self.cluster.config.tls == cluster.config.tls;
-        same_cluster
-            && self.mesh == cluster.uses_mesh(endpoint)
-            && self.identity == endpoint.identity
-            && (!self.mesh || self.credentials == way.credentials.generation())
-    }
-}
 
 /// A connection that counts as active in the metrics while it lives.
 pub struct Counted(Arc<ClusterCells>);
@@ -215,28 +184,34 @@ impl Pools {
         endpoint: &Arc<EndpointState>,
     ) -> Result<Leased, Failure> {
         let shared = self.shared(cluster, endpoint);
-        let mut waits = None;
+        if let Some(lease) = shared.take(&self.0.way, cluster, endpoint) {
+            return Ok(Leased::H2(lease));
+        }
+        let _waits = self.waits(cluster)?;
+        let place = shared.join();
+        // Where connections are few they are made one after the other: most that wait get a stream before.
+        let each = if cluster.limits.few_connections() { u32::MAX } else { h2::streams(cluster) };
         loop {
-            if let Some(lease) = shared.take(&self.0.way, cluster, endpoint) {
-                return Ok(Leased::H2(lease));
-            }
-            if waits.is_none() {
-                waits = Some(self.waits(cluster)?);
-            }
-            let dial = shared.dial(|dialling| {
+            let dial = shared.dial(each, |dialling| {
                 let dialled = self.clone().dial(cluster.clone(), endpoint.clone());
                 tokio::task::spawn_local(Box::pin(async move { dialling.ended(dialled.await) }));
             });
-            match dial.outcome().await {
-                h2::Outcome::Failed(failure) => return Err(failure.clone()),
-                h2::Outcome::Http1 => return self.lease_h1(cluster, endpoint).await,
+            match place.next(&dial).await {
+                Some(h2::Outcome::Failed(failure)) => return Err(failure.clone()),
+                Some(h2::Outcome::Http1) => {
+                    drop(place);
+                    return self.lease_h1(cluster, endpoint).await;
+                }
                 // All of its streams may be taken already; then the next attempt is for those who are left.
-                h2::Outcome::Connected(state) if state.ended_unused() => {
+                Some(h2::Outcome::Connected(state)) if state.ended_unused() => {
                     let detail = format!("{} closed a new HTTP/2 connection at once", endpoint.address);
                     let kind = FailureKind::UpstreamClosed;
                     return Err(Failure::upstream(Stage::Connect, kind, Retry::Safe, detail));
                 }
-                h2::Outcome::Connected(_) => {}
+                Some(h2::Outcome::Connected(_)) | None => {}
+            }
+            if let Some(lease) = shared.take_next(&self.0.way, cluster, endpoint) {
+                return Ok(Leased::H2(lease));
             }
         }
     }

@@ -146,11 +146,13 @@ fn for_requests(policy: &TrafficPolicy) -> Option<&'static str> {
         max_requests,
         max_retries,
         max_requests_per_connection,
+        max_streams_per_connection,
         http_idle_timeout,
         h2_upgrade,
         ..
     } = policy.connection_pool.as_ref()?;
-    let limits = max_requests.is_some() || max_retries.is_some() || max_requests_per_connection.is_some();
+    let counted = [max_requests, max_retries, max_requests_per_connection, max_streams_per_connection];
+    let limits = counted.into_iter().any(Option::is_some);
     let ways = http_idle_timeout.is_some() || h2_upgrade.is_some();
     (limits || ways).then_some("has settings for requests (connectionPool.http)")
 }

@@ -304,6 +304,9 @@ pub struct ConnectionPool {
     pub max_retries: Option<u32>,
     /// Requests after which a connection is closed; 0 = unlimited.
     pub max_requests_per_connection: Option<u32>,
+    /// Streams of an HTTP/2 connection at a time, default what the peer allows.
+    #[serde(default)]
+    pub max_streams_per_connection: Option<u32>,
     /// Idle HTTP connection, default 1 h.
     pub http_idle_timeout: Option<Duration>,
     /// Whether HTTP/1 requests travel as HTTP/2.
@@ -327,6 +330,7 @@ impl ConnectionPool {
             max_requests_per_connection: self
                 .max_requests_per_connection
                 .or(base.max_requests_per_connection),
+            max_streams_per_connection: self.max_streams_per_connection.or(base.max_streams_per_connection),
             http_idle_timeout: self.http_idle_timeout.or(base.http_idle_timeout),
             h2_upgrade: self.h2_upgrade.or(base.h2_upgrade),
             use_client_protocol: self.use_client_protocol || base.use_client_protocol,

@@ -180,10 +180,20 @@ fn encode_limits(limits: &Limits) -> CircuitBreakers {
     }
 }
 
+/// HTTP/2 can count no more (RFC 9113, section 5.1.1).
+const MOST_STREAMS: u32 = i32::MAX as u32;
+
 fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
     use options::{UpstreamProtocolOptions as U, explicit_http_config::ProtocolConfig as P};
     let explicit =
         |config| U::ExplicitHttpConfig(options::ExplicitHttpConfig { protocol_config: Some(config) });
+    let http2 = Http2ProtocolOptions {
+        max_concurrent_streams: match model.max_streams_per_connection.min(MOST_STREAMS) {
+            0 => None,
+            n => uint(n),
+        },
+        ..Default::default()
+    };
     HttpProtocolOptions {
         common_http_protocol_options: Some(wire::core::HttpProtocolOptions {
             idle_timeout: Some(wire::duration(model.idle_timeout)),
@@ -195,10 +205,10 @@ fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
         }),
         upstream_protocol_options: Some(match model.protocol {
             UpstreamProtocol::Http1 => explicit(P::HttpProtocolOptions(Http1ProtocolOptions::default())),
-            UpstreamProtocol::Http2 => explicit(P::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+            UpstreamProtocol::Http2 => explicit(P::Http2ProtocolOptions(http2)),
             UpstreamProtocol::Follow => U::UseDownstreamProtocolConfig(options::UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions::default()),
-                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                http2_protocol_options: Some(http2),
                 ..Default::default()
             }),
         }),
@@ -270,6 +280,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         protocol: http.protocol,
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests,
+        max_streams_per_connection: http.max_streams,
         origin: metadata::decode_origin(wire.metadata.as_ref())?,
     })
 }
@@ -344,6 +355,7 @@ struct Protocol {
     protocol: UpstreamProtocol,
     idle_timeout: Duration,
     max_requests: u32,
+    max_streams: u32,
 }
 
 #[allow(deprecated)] // the fields that HttpProtocolOptions replaced are still sent
@@ -369,6 +381,15 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
         None if wire.http2_protocol_options.is_some() => UpstreamProtocol::Http2,
         None => UpstreamProtocol::Http1,
     };
+    let http2 = match http.as_ref().and_then(|h| h.upstream_protocol_options.as_ref()) {
+        Some(U::UseDownstreamProtocolConfig(both)) => both.http2_protocol_options.as_ref(),
+        Some(U::AutoConfig(both)) => both.http2_protocol_options.as_ref(),
+        Some(U::ExplicitHttpConfig(options::ExplicitHttpConfig {
+            protocol_config: Some(P::Http2ProtocolOptions(http2)),
+        })) => Some(http2),
+        Some(U::ExplicitHttpConfig(_)) => None,
+        None => wire.http2_protocol_options.as_ref(),
+    };
     let common = http
         .as_ref()
         .and_then(|h| h.common_http_protocol_options.as_ref())
@@ -384,5 +405,17 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
             .and_then(|c| c.max_requests_per_connection.as_ref())
             .or(wire.max_requests_per_connection.as_ref())
             .map_or(0, |v| v.value),
+        max_streams: decode_streams(http2).under(&field)?,
     })
+}
+
+fn decode_streams(http2: Option<&Http2ProtocolOptions>) -> Decoded<u32> {
+    match http2.and_then(|http2| http2.max_concurrent_streams.as_ref()).map(|most| most.value) {
+        None => Ok(0),
+        Some(most @ 1..=MOST_STREAMS) => Ok(most),
+        Some(most) => {
+            let reason = format!("must be from 1 to {MOST_STREAMS}, not {most}");
+            flaw("http2_protocol_options.max_concurrent_streams", reason)
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Upstream HTTP/2 connections of one endpoint, shared by the requests of a worker.
 //!
-//! Another connection is made when all streams that the peer allows are in use; all requests wait for the same attempt.
+//! Another connection is made when all streams that the peer and the cluster allow are in use. All requests wait for the same attempt, or
+//! where a connection takes only few of them for one of as many as they need; and for a stream that is free before.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -31,9 +32,11 @@ use crate::upstream::way::Way;
 
 mod cancel;
 mod dial;
+mod room;
 
 use cancel::Cancelled;
 pub use dial::{Dial, Dialling, Outcome};
+use room::{Place, Room};
 
 /// Bytes of one stream that wait in the h2 crate. We send only within granted capacity, so this seldom binds.
 pub const SEND_BUFFER: usize = 256 * 1024;
@@ -82,6 +85,8 @@ pub struct Known {
     retired: Cell<bool>,
     buried: RefCell<Vec<(Body, Sender)>>,
     cancelled: RefCell<Cancelled>,
+    /// Of all connections to the endpoint.
+    room: Rc<Room>,
 }
 
 impl Known {
@@ -97,11 +102,11 @@ impl Known {
         self.closed.get() && self.requests.get() == 0
     }
 
-    /// Whether it takes another stream, of so many that the peer allows.
-    fn has_room(&self, most: usize) -> bool {
+    /// Whether it takes another stream, of so many that are allowed, behind those who wait for one.
+    fn has_room(&self, most: usize, ahead: usize) -> bool {
         // Those that the peer still believes to be open count, too.
         let open = self.active.get() as usize + self.cancelled.borrow().waiting();
-        open < most.min(MAX_STREAMS as usize)
+        open + ahead < most.min(MAX_STREAMS as usize)
     }
 
     /// One turn of the connection's task.
@@ -148,6 +153,7 @@ impl Pings {
             return;
         }
         let leave = state.cancelled.borrow_mut().next(ping, cx);
+        state.room.freed(leave.len());
         drop(leave);
     }
 
@@ -161,8 +167,9 @@ impl Pings {
 #[derive(Default)]
 struct List {
     conns: RefCell<Vec<Conn>>,
-    /// The attempt that is under way.
-    dial: RefCell<Option<Rc<Dial>>>,
+    /// The attempts that are under way.
+    dials: RefCell<Vec<Rc<Dial>>>,
+    room: Rc<Room>,
 }
 
 /// The connections to one endpoint.
@@ -181,6 +188,7 @@ impl Drop for H2Lease {
     fn drop(&mut self) {
         self.state.active.set(self.state.active.get().saturating_sub(1));
         self.state.idle_since.set(Instant::now());
+        self.state.room.freed(1);
     }
 }
 
@@ -238,12 +246,33 @@ impl H2Lease {
 }
 
 impl Siblings {
-    /// A share of a connection that suits and has a stream to spare.
+    /// A share of a connection that suits and has a stream to spare, also beside those who wait for one.
     pub(super) fn take(
         &self,
         way: &Way,
         cluster: &Arc<ClusterHandle>,
         endpoint: &EndpointState,
+    ) -> Option<H2Lease> {
+        self.take_behind(way, cluster, endpoint, self.0.room.waiting())
+    }
+
+    /// As [`Siblings::take`], for one who has waited.
+    pub(super) fn take_next(
+        &self,
+        way: &Way,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &EndpointState,
+    ) -> Option<H2Lease> {
+        self.take_behind(way, cluster, endpoint, 0)
+    }
+
+    #[inline]
+    fn take_behind(
+        &self,
+        way: &Way,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &EndpointState,
+        ahead: usize,
     ) -> Option<H2Lease> {
         let mut conns = self.0.conns.borrow_mut();
         conns.retain(|conn| {
@@ -253,17 +282,23 @@ impl Siblings {
             let spent = spent || conn.state.cancelled.borrow().is_spent();
             !conn.state.closed.get() && !spent && conn.state.fit.suits(way, cluster, endpoint)
         });
-        let free = |conn: &&Conn| conn.state.has_room(conn.sender.current_max_send_streams());
+        let few = streams(cluster) as usize;
+        let free = |conn: &&Conn| conn.state.has_room(conn.sender.current_max_send_streams().min(few), ahead);
         conns.iter().find(free).map(H2Lease::new)
     }
 
-    /// The attempt that is under way, else a new one, which `begin` is to end.
-    pub(super) fn dial(&self, begin: impl FnOnce(Dialling)) -> Rc<Dial> {
-        if let Some(dial) = &*self.0.dial.borrow() {
+    /// A place in the queue for a stream.
+    pub(super) fn join(&self) -> Place {
+        Place::new(self.0.room.clone())
+    }
+
+    /// An attempt that is under way and that fewer than so many wait for, else a new one, which `begin` is to end.
+    pub(super) fn dial(&self, most: u32, begin: impl FnOnce(Dialling)) -> Rc<Dial> {
+        if let Some(dial) = self.0.dials.borrow().iter().find(|dial| dial.claims() < most) {
             return dial.clone();
         }
         let dial = Rc::<Dial>::default();
-        *self.0.dial.borrow_mut() = Some(dial.clone());
+        self.0.dials.borrow_mut().push(dial.clone());
         begin(Dialling::new(self.clone(), dial.clone()));
         dial
     }
@@ -303,7 +338,15 @@ impl Siblings {
             let old = conn.state.active.get() == 0 && !idle.is_zero() && age >= idle;
             !conn.state.closed.get() && !old
         });
-        !conns.is_empty() || self.0.dial.borrow().is_some()
+        !conns.is_empty() || !self.0.dials.borrow().is_empty() || self.0.room.waiting() > 0
+    }
+}
+
+/// Streams that a cluster has at a time on one connection.
+pub(super) fn streams(cluster: &ClusterHandle) -> u32 {
+    match cluster.config.max_streams_per_connection {
+        0 => u32::MAX,
+        most => most,
     }
 }
 
@@ -344,6 +387,7 @@ pub(super) async fn start(
         retired: Cell::new(false),
         buried: RefCell::default(),
         cancelled: RefCell::default(),
+        room: shared.0.room.clone(),
     });
     let mut pings = Pings { ping: connection.ping_pong(), windows: Windows::default(), pinged: false };
     let (known, permit) = (state.clone(), connected.permit);

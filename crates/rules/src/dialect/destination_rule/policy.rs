@@ -284,14 +284,15 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
         }
     }
     if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {
-        reader.not_yet(&http, &["maxConcurrentStreams"], "what the peer allows holds");
         // So it is of these limits.
         let mut limit = |name| reader.number(http.get(name), 0..=u32::MAX).filter(|limit| *limit > 0);
         pool.max_pending_requests = limit("http1MaxPendingRequests");
         pool.max_requests = limit("http2MaxRequests");
         pool.max_retries = limit("maxRetries");
         pool.max_requests_per_connection = limit("maxRequestsPerConnection");
-        limit("maxConcurrentStreams");
+        // HTTP/2 can count no more.
+        let streams = reader.number(http.get("maxConcurrentStreams"), 0..=i32::MAX as u32);
+        pool.max_streams_per_connection = streams.filter(|limit| *limit > 0);
         pool.http_idle_timeout = reader.duration(http.get("idleTimeout"));
         pool.use_client_protocol = reader.boolean(http.get("useClientProtocol")).unwrap_or(false);
         let words = [

@@ -38,7 +38,7 @@ fn limits_and_ejection_arrive() {
     let text = policy(
         "connectionPool:
   tcp: {maxConnections: 10, connectTimeout: 1s, tcpKeepalive: {time: 60s}}
-  http: {http1MaxPendingRequests: 5, http2MaxRequests: 20, maxRetries: 3, maxRequestsPerConnection: 0, idleTimeout: 30s}
+  http: {http1MaxPendingRequests: 5, http2MaxRequests: 20, maxRetries: 3, maxRequestsPerConnection: 0, maxConcurrentStreams: 8, idleTimeout: 30s}
 outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 2s, maxEjectionPercent: 100}
 retryBudget: {percent: 50, minRetryConcurrency: 1}",
     );
@@ -48,7 +48,7 @@ retryBudget: {percent: 50, minRetryConcurrency: 1}",
         (pool.max_connections, pool.max_pending_requests, pool.max_requests, pool.max_retries),
         (Some(10), Some(5), Some(20), Some(3))
     );
-    assert_eq!(pool.max_requests_per_connection, None);
+    assert_eq!((pool.max_requests_per_connection, pool.max_streams_per_connection), (None, Some(8)));
     let unset = destination(&policy("connectionPool: {tcp: {maxConnections: 0}}"));
     assert_eq!(unset.policy.connection_pool.unwrap().max_connections, None, "protobuf's 0 is none");
     let outlier = found.outlier.unwrap();
@@ -185,7 +185,6 @@ fn what_has_no_effect_yet_is_told_by_name_and_the_rest_is_silent() {
     for (field, fields) in [
         ("connectionPool.tcp.maxConnectionDuration", "connectionPool: {tcp: {maxConnectionDuration: 1h}}"),
         ("connectionPool.tcp.tcpKeepalive", "connectionPool: {tcp: {tcpKeepalive: {time: 60s}}}"),
-        ("connectionPool.http.maxConcurrentStreams", "connectionPool: {http: {maxConcurrentStreams: 5}}"),
         ("retryBudget.budgetInterval", "retryBudget: {percent: 20, budgetInterval: 1s}"),
     ] {
         let told = one_told(&policy(fields));

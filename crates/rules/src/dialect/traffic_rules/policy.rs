@@ -48,6 +48,7 @@ pub(super) const CONNECTIONS: Table = Table::new(
         "idleTimeout",
         "tcpIdleTimeout",
         "requestsPerConnection",
+        "streamsPerConnection",
         "h2Upgrade",
         "useClientProtocol",
     ],
@@ -258,6 +259,7 @@ fn connections(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy)
         http_idle_timeout: reader.duration(fields.get("idleTimeout")),
         tcp_idle_timeout: reader.duration(fields.get("tcpIdleTimeout")),
         max_requests_per_connection: reader.number(fields.get("requestsPerConnection"), 1..=u32::MAX),
+        max_streams_per_connection: reader.number(fields.get("streamsPerConnection"), 1..=i32::MAX as u32),
         h2_upgrade: upgrade.map(|on| if on { H2Upgrade::Always } else { H2Upgrade::Never }),
         use_client_protocol: reader.boolean(fields.get("useClientProtocol")).unwrap_or(false),
         ..limits

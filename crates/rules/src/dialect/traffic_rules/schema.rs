@@ -102,6 +102,9 @@ fn connections_schema() -> Value {
         "idleTimeout" => text("After which an idle connection for requests is closed; 0s is never."),
         "tcpIdleTimeout" => text("After which a silent connection of bytes is closed; 0s is never."),
         "requestsPerConnection" => number("After which it is closed."),
+        "streamsPerConnection" => {
+            number("Requests of an HTTP/2 connection at a time; for more another is made.")
+        }
         "h2Upgrade" => boolean("Whether requests of HTTP/1 travel as HTTP/2."),
         "useClientProtocol" => boolean("Whether they travel as they came."),
         _ => Value::Null,

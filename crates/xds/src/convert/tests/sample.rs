@@ -455,6 +455,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             protocol,
             idle_timeout,
             max_requests_per_connection: max_requests,
+            // The wire has a place for it only beside HTTP/2.
+            max_streams_per_connection: match protocol {
+                UpstreamProtocol::Http1 => 0,
+                _ => max_requests & i32::MAX as u32,
+            },
             origin,
         },
     )

@@ -1,5 +1,6 @@
 //! Upstream connections: how many there are, how long they live, who shares them.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use http::Request;
 use outrigger_model::cluster::UpstreamProtocol;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 
 use super::rig::*;
@@ -157,6 +158,90 @@ async fn concurrent_h2_requests_share_one_connection() {
             assert_eq!(response.await.unwrap().status(), 200);
         }
         assert_eq!(connections.get(), 1);
+    })
+    .await;
+}
+
+/// Answers once it may; of each connection the requests at a time, at most.
+async fn holding(peaks: Rc<RefCell<Vec<usize>>>, leave: Rc<Semaphore>) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    spawn_local(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (peaks, leave) = (peaks.clone(), leave.clone());
+            let number = peaks.borrow().len();
+            peaks.borrow_mut().push(0);
+            spawn_local(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let open: Count = Rc::default();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    open.set(open.get() + 1);
+                    let peak = open.get().max(peaks.borrow()[number]);
+                    peaks.borrow_mut()[number] = peak;
+                    let (open, leave) = (open.clone(), leave.clone());
+                    spawn_local(async move {
+                        leave.acquire().await.unwrap().forget();
+                        open.set(open.get() - 1);
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    app
+}
+
+/// Asks so often at once over HTTP/1, each from a client of its own.
+async fn ask(rig: &Rig, count: usize) -> Vec<Wire> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn connections_have_no_more_streams_than_allowed_and_there_are_as_many_as_are_needed() {
+    run(async {
+        let (peaks, leave) = (Rc::<RefCell<Vec<usize>>>::default(), Rc::new(Semaphore::new(0)));
+        let mut setup = Setup::to(&[holding(peaks.clone(), leave.clone()).await]);
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        setup.cluster.max_streams_per_connection = 3;
+        let rig = proxy(setup, Http1).await;
+        let clients = ask(&rig, 8).await;
+        until("all are there", || peaks.borrow().iter().sum::<usize>() == 8).await;
+        let mut all = peaks.borrow().clone();
+        all.sort_unstable();
+        assert_eq!(all, [2, 3, 3]);
+        leave.add_permits(8);
+        for mut client in clients {
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        }
+    })
+    .await;
+}
+
+/// Connections are limited as well: who finds no stream has the next that ends.
+#[tokio::test]
+async fn a_request_without_a_stream_waits_for_the_next_that_ends() {
+    run(async {
+        let (peaks, leave) = (Rc::<RefCell<Vec<usize>>>::default(), Rc::new(Semaphore::new(0)));
+        let mut setup = Setup::to(&[holding(peaks.clone(), leave.clone()).await]);
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        setup.cluster.max_streams_per_connection = 2;
+        setup.cluster.limits.max_connections = 1;
+        let rig = proxy(setup, Http1).await;
+        let clients = ask(&rig, 7).await;
+        let cluster = rig.worker.snapshot().cluster("c").unwrap().clone();
+        until("the others wait", || *peaks.borrow() == [2] && cluster.limits.view().pending >= 5).await;
+        leave.add_permits(7);
+        for mut client in clients {
+            assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        }
+        assert_eq!(peaks.borrow()[0], 2);
     })
     .await;
 }

@@ -2,7 +2,7 @@
 //!
 //! It has a task of its own: the client that came first may leave without the others starting over.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -23,9 +23,30 @@ pub enum Outcome {
 pub struct Dial {
     outcome: OnceCell<Outcome>,
     over: Notify,
+    claims: Cell<u32>,
+}
+
+/// A request that waits for an attempt, as long as it lives.
+pub struct Claim<'d>(&'d Dial);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.claims.set(self.0.claims.get().saturating_sub(1));
+    }
 }
 
 impl Dial {
+    /// Waits for it.
+    pub fn claim(&self) -> Claim<'_> {
+        self.claims.set(self.claims.get() + 1);
+        Claim(self)
+    }
+
+    /// How many wait for it.
+    pub fn claims(&self) -> u32 {
+        self.claims.get()
+    }
+
     /// Waits for the end.
     pub async fn outcome(&self) -> &Outcome {
         loop {
@@ -57,7 +78,7 @@ impl Dialling {
 
 impl Drop for Dialling {
     fn drop(&mut self) {
-        self.shared.0.dial.take();
+        self.shared.0.dials.borrow_mut().retain(|dial| !Rc::ptr_eq(dial, &self.dial));
         // Without an outcome the task was dropped with its runtime.
         self.dial.outcome.get_or_init(|| {
             let detail = "the attempt to connect was dropped";

@@ -82,8 +82,8 @@ fn balancing_connections_and_limits_are_of_the_page_its_ports_and_its_subsets() 
     let pool = found.policy.connection_pool.clone().unwrap();
     assert_eq!((pool.max_requests, pool.connect_timeout), (Some(256), Some(Duration::from_secs(1))));
     assert_eq!(
-        (pool.http_idle_timeout, pool.max_requests_per_connection),
-        (Some(Duration::from_secs(300)), Some(10_000))
+        (pool.http_idle_timeout, pool.max_requests_per_connection, pool.max_streams_per_connection),
+        (Some(Duration::from_secs(300)), Some(10_000), Some(100))
     );
     let outlier = found.policy.outlier.clone().unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.consecutive_gateway), (0, 3));

@@ -1,0 +1,41 @@
+//! What a pooled connection was made for: it serves only requests that want the same.
+
+use std::sync::Arc;
+
+use outrigger_model::identity::SpiffeId;
+
+use crate::runtime::cluster::ClusterHandle;
+use crate::runtime::endpoint::EndpointState;
+use crate::upstream::way::Way;
+
+/// What a connection was made for.
+#[derive(Clone)]
+pub struct Fit {
+    identity: Option<SpiffeId>,
+    /// The mesh's mTLS.
+    pub(super) mesh: bool,
+    /// Of the credentials, for that.
+    credentials: u64,
+    /// Of the cluster: a changed one may want other TLS.
+    pub(super) cluster: Arc<ClusterHandle>,
+}
+
+impl Fit {
+    pub(super) fn new(way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
+        Self {
+            identity: endpoint.identity.clone(),
+            mesh: cluster.uses_mesh(endpoint),
+            credentials: way.credentials.generation(),
+            cluster: cluster.clone(),
+        }
+    }
+
+    pub(super) fn suits(&self, way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> bool {
+        let same_cluster =
+            Arc::ptr_eq(&self.cluster, cluster) || self.cluster.config.tls == cluster.config.tls;
+        same_cluster
+            && self.mesh == cluster.uses_mesh(endpoint)
+            && self.identity == endpoint.identity
+            && (!self.mesh || self.credentials == way.credentials.generation())
+    }
+}
