@@ -46,8 +46,11 @@ pub async fn run(
     slot: &mut Slot,
 ) -> Result<(), Failed> {
     *slot = None;
-    let pass = plan.cluster.admit()?;
-    let endpoint = pick(ctx, plan, tried)?;
+    let pass = if fresh { turned::admit_again(ctx, plan)? } else { plan.cluster.admit()? };
+    let endpoint = match pick(ctx, plan, tried) {
+        Ok(endpoint) => endpoint,
+        Err(failure) => return Err(turned::unsent(ctx, pass, failure).into()),
+    };
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
     let since = ctx.now;
@@ -71,9 +74,12 @@ pub async fn run(
     if result.is_err() {
         *slot = None;
     }
-    let sent = Sent { endpoint: &endpoint, since, pass };
+    let mut sent = Sent { endpoint: &endpoint, since, pass };
     let turned = sent.report(plan, &result, slot, ctx.record.is_grpc);
     turned::told(ctx, turned);
+    if let Some(pass) = sent.pass {
+        turned::keep(ctx, pass);
+    }
     result
 }
 
@@ -218,14 +224,14 @@ struct Sent<'s> {
 }
 
 impl Sent<'_> {
-    /// Tells the endpoint what came of it.
-    fn report(self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) -> Turned {
+    /// Tells the endpoint what came of it. Of a dead pooled connection nothing is told, and the leave stays here for another one.
+    fn report(&mut self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) -> Turned {
         let head = slot.as_ref().map(|live| &live.head);
         let outcome = match result {
             Ok(()) => {
                 head.map_or(Outcome::Status(0), |head| outcome_of_head(plan, self.endpoint, head, is_grpc))
             }
-            Err(failed) if failed.stale => return Turned::default(),
+            Err(failed) if failed.stale => return self.pass.as_mut().map(Pass::came).unwrap_or_default(),
             Err(failed) => outcome_of(&failed.failure),
         };
         self.tell(plan, outcome, slot.as_mut())
@@ -233,8 +239,8 @@ impl Sent<'_> {
 
     /// The same of an attempt that nobody waits for any more.
     #[inline]
-    fn tell(self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) -> Turned {
-        let turned = plan.cluster.report(self.endpoint, outcome, self.pass);
+    fn tell(&mut self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) -> Turned {
+        let turned = plan.cluster.report(self.endpoint, outcome, self.pass.take());
         if let Some(measures) = &plan.cluster.measures {
             measure::take(measures, self.endpoint, outcome, live, self.since);
         }

@@ -27,7 +27,7 @@ use super::trace::Recording;
 use super::upgrade::Upgrade;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
-use crate::runtime::breaker::Turned;
+use crate::runtime::breaker::{Pass, Turned};
 use crate::runtime::concurrency::Permit;
 use crate::runtime::limits::RequestPermit;
 use crate::runtime::snapshot::HttpHandle;
@@ -96,6 +96,8 @@ pub struct Extras {
     pub ended: Option<Box<SpanRecord>>,
     /// What attempts without a span have made of a circuit breaker.
     pub turned: Vec<Turned>,
+    /// The leave of a probe that is sent once more, because its pooled connection was dead.
+    pub pass: Option<Pass>,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
 }

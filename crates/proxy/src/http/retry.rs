@@ -68,6 +68,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
             ctx.body.rewind();
             continue;
         }
+        forgo(ctx);
         let Some(policy) = policy.filter(|policy| is_retriable(ctx, policy, plan, &result, slot)) else {
             return taken(ctx, plan, number, result, slot);
         };
@@ -149,6 +150,16 @@ fn untouched(result: &Result<(), Failed>, slot: &Slot) -> bool {
     match result {
         Ok(()) => slot.as_ref().is_none_or(|live| live.upload.bytes == 0 && !live.upload.is_over()),
         Err(failed) => failed.failure.stage != Stage::Forward,
+    }
+}
+
+/// A probe that met a dead pooled connection and is not sent on another leaves its place to others.
+#[inline]
+fn forgo(ctx: &mut RequestCtx<'_>) {
+    if let Some(extras) = &mut ctx.extras
+        && extras.pass.is_some()
+    {
+        extras.pass = None;
     }
 }
 

@@ -326,6 +326,16 @@ impl Pass {
         phase(self.now) != Phase::Closed
     }
 
+    /// Whether it is a probe of now: the breaker has not turned since.
+    pub fn is_probing(&self) -> bool {
+        self.is_probe() && self.breaker.now.load(Relaxed) == self.now
+    }
+
+    /// Of a request that says nothing, or not yet: what it has made of the breaker by coming, which is said once.
+    pub fn came(&mut self) -> Turned {
+        Turned { half_opened: std::mem::take(&mut self.half_opened), to: None }
+    }
+
     /// Tells what came of the request; what that has made of the breaker.
     pub fn tell(mut self, outcome: Outcome) -> Turned {
         let half_opened = self.half_opened;

@@ -42,9 +42,11 @@ use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::runtime::limits::{RequestPermit, RetryPermit};
 use crate::upstream::pool::Leased;
 
+mod given_up;
 mod hedging;
 mod question;
 
+use given_up::{forget, lost};
 pub use hedging::Hedging;
 use question::Question;
 
@@ -112,8 +114,11 @@ pub async fn run<'p>(
     is_bad: impl Fn(&Live) -> bool,
 ) -> Result<(), Failed> {
     *slot = None;
-    let pass = plan.cluster.admit()?;
-    let endpoint = pick(ctx, plan, tried)?;
+    let pass = if fresh { turned::admit_again(ctx, plan)? } else { plan.cluster.admit()? };
+    let endpoint = match pick(ctx, plan, tried) {
+        Ok(endpoint) => endpoint,
+        Err(failure) => return Err(turned::unsent(ctx, pass, failure).into()),
+    };
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
     hedging.sent += 1;
@@ -419,7 +424,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                     lost(ctx, first.span.take());
                 }
                 if !matches!(self.first, First::Over) {
-                    let asked =
+                    let mut asked =
                         Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
                     let turned = asked.tell(self.plan, Outcome::LocalFailure, None);
                     turned::told(ctx, turned);
@@ -432,7 +437,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 ctx.record.endpoint = Some(rival.endpoint.clone());
                 ctx.record.upstream_local = live.local();
                 let result = arrived(ctx, live, Ok(()));
-                let sent = Sent { endpoint: &rival.endpoint, since: rival.since, pass: rival.pass.take() };
+                let mut sent =
+                    Sent { endpoint: &rival.endpoint, since: rival.since, pass: rival.pass.take() };
                 let turned = sent.report(self.plan, &result, slot, ctx.record.is_grpc);
                 turned::told(ctx, turned);
                 if result.is_err() {
@@ -459,15 +465,18 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
 
     /// Tells what came of the first attempt.
     fn report(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot, result: &Result<(), Failed>) {
-        let sent = Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
+        let mut sent = Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
         let turned = sent.report(self.plan, result, slot, ctx.record.is_grpc);
         turned::told(ctx, turned);
+        if let Some(pass) = sent.pass {
+            turned::keep(ctx, pass);
+        }
     }
 }
 
 impl Rival {
     fn tell(&mut self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) {
-        let sent = Sent { endpoint: &self.endpoint, since: self.since, pass: self.pass.take() };
+        let mut sent = Sent { endpoint: &self.endpoint, since: self.since, pass: self.pass.take() };
         let turned = sent.tell(plan, outcome, live);
         if let Some(span) = self.span.as_mut().filter(|_| !turned.is_nothing()) {
             // Its span is still open.
@@ -475,23 +484,4 @@ impl Rival {
             turned::note(span, turned);
         }
     }
-}
-
-/// A response that is not taken: its connection may serve on.
-fn forget(ctx: &RequestCtx<'_>, mut live: Live) {
-    let now = Instant::now();
-    live.note_head(now);
-    finish_span(ctx, live.span.take(), Some(live.head.status()), None);
-    if live.begin_response(ctx.head.method() == "HEAD").is_ok() {
-        live.discard(&ctx.conn.worker.pools, now);
-    }
-}
-
-/// Ends the span of an attempt that was given up because another one was first.
-fn lost(ctx: &RequestCtx<'_>, span: Option<Box<SpanRecord>>) {
-    let span = span.map(|mut span| {
-        span.set("outrigger.hedge.lost", true);
-        span
-    });
-    finish_span(ctx, span, None, None);
 }

@@ -3,9 +3,10 @@
 use outrigger_telemetry::trace::{SpanEvent, SpanRecord, Value};
 
 use crate::failure::Failure;
+use crate::http::attempt::live::Plan;
 use crate::http::context::RequestCtx;
 use crate::http::trace;
-use crate::runtime::breaker::{Phase, Turned};
+use crate::runtime::breaker::{Pass, Phase, Turned};
 
 /// Ends the span of an attempt. Where there is a circuit breaker it is sent when that has been told of the attempt, which is next.
 #[inline]
@@ -28,6 +29,36 @@ fn end(ctx: &mut RequestCtx<'_>, span: Box<SpanRecord>, status: Option<u16>, fai
     } else if let Some(spans) = &ctx.conn.worker.process.spans {
         spans.try_send(span);
     }
+}
+
+/// Leave to send once more what met a dead pooled connection: a probe is still the same.
+///
+/// # Errors
+/// There is none.
+#[cold]
+pub(super) fn admit_again(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>) -> Result<Option<Pass>, Failure> {
+    let kept = ctx.extras.as_mut().and_then(|extras| extras.pass.take());
+    match kept.filter(Pass::is_probing) {
+        Some(pass) => Ok(Some(pass)),
+        None => plan.cluster.admit(),
+    }
+}
+
+/// Keeps the leave of a probe that met a dead pooled connection, for when it is sent once more: another request would take its place
+/// otherwise.
+#[cold]
+pub(super) fn keep(ctx: &mut RequestCtx<'_>, pass: Pass) {
+    if pass.is_probing() {
+        ctx.extras().pass = Some(pass);
+    }
+}
+
+/// A request that may be sent has nobody to go to: what it has made of the breaker is not forgotten.
+#[cold]
+pub(super) fn unsent(ctx: &mut RequestCtx<'_>, pass: Option<Pass>, failure: Failure) -> Failure {
+    let turned = pass.map(|mut pass| pass.came()).unwrap_or_default();
+    told(ctx, turned);
+    failure
 }
 
 /// The breaker has been told: sends the span that has waited for that.

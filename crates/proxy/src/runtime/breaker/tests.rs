@@ -218,3 +218,30 @@ async fn each_request_is_told_what_it_has_made_of_it() {
     assert_eq!(told(GOOD), Turned { half_opened: false, to: Some(Box::new((Phase::Closed, String::new()))) });
     assert!(told(GOOD).is_nothing());
 }
+
+/// Whatever becomes of them, and however many they are.
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_it_opened_is_no_probe_and_takes_no_place_of_one() {
+    let breaker = breaker(rules());
+    let mut before: Vec<Pass> = (0..9).map(|_| breaker.admit().ok().unwrap()).collect();
+    open(&breaker);
+    pass(Duration::from_secs(30)).await;
+    let mut probe = breaker.admit().ok().unwrap();
+    let look = || (breaker.phase(), breaker.look().probes_under_way, breaker.look().probes_succeeded);
+    assert_eq!(look(), (Phase::HalfOpen, 1, 0));
+    for outcome in [BAD, GOOD, Outcome::LocalFailure, Outcome::Refused] {
+        let late = before.pop().unwrap();
+        assert!(!late.is_probe() && !late.is_probing());
+        assert!(late.tell(outcome).is_nothing());
+        assert_eq!(look(), (Phase::HalfOpen, 1, 0), "after {outcome:?}");
+    }
+    drop(before);
+    assert_eq!(look(), (Phase::HalfOpen, 1, 0), "after those that nobody told of");
+    assert_eq!(probe.came(), Turned { half_opened: true, to: None });
+    assert!(probe.came().is_nothing() && probe.is_probing(), "it is said once, and its place is kept");
+    assert!(probe.tell(GOOD).is_nothing());
+    assert_eq!(look(), (Phase::HalfOpen, 0, 1));
+    let late = breaker.admit().ok().unwrap();
+    send(&breaker, BAD);
+    assert!(!late.is_probing(), "it has opened since");
+}

@@ -2,12 +2,17 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use outrigger_model::cluster::Breaker;
 use outrigger_model::route::{RetryOn, RetryPolicy};
+use tokio::sync::Notify;
 
 use super::rig::*;
 use crate::protocol::HttpVersion::Http1;
+use crate::runtime::breaker::Phase;
 
 fn policy(on: &[RetryOn]) -> RetryPolicy {
     RetryPolicy {
@@ -283,6 +288,67 @@ async fn a_cookie_that_the_proxy_sets_leads_back_to_the_same_endpoint() {
                 assert_eq!(client.bytes(1).await, owner);
             }
         }
+    })
+    .await;
+}
+
+/// A probe meets a connection that its application gives up just then: sent once more it is the same probe, whose place nobody takes
+/// meanwhile.
+#[tokio::test]
+async fn a_probe_that_met_a_dead_connection_keeps_its_place() {
+    run(async {
+        let met = Rc::new(Notify::new());
+        let signals = (met.clone(), Rc::new(Notify::new()));
+        let go = signals.1.clone();
+        let app = upstream(move |number, mut wire| {
+            let (met, go) = signals.clone();
+            async move {
+                wire.head().await;
+                if number > 0 {
+                    wire.send(&ok("well")).await;
+                    wire.rest().await;
+                    return;
+                }
+                wire.send("HTTP/1.1 500 Bad\r\nContent-Length: 0\r\n\r\n").await;
+                wire.head().await;
+                met.notify_one();
+                go.notified().await;
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.breaker = Some(Box::new(Breaker {
+            consecutive_failures: 1,
+            failure_percent: 0.0,
+            open_time: Duration::from_millis(1),
+            probes: 1,
+            ..Breaker::default()
+        }));
+        let rig = proxy(setup, Http1).await;
+        let cluster = rig.worker.snapshot().cluster("c").unwrap().clone();
+        let breaker = cluster.breaker.clone().unwrap();
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 500"));
+        assert_eq!(breaker.phase(), Phase::Open);
+        std::thread::sleep(Duration::from_millis(2));
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        met.notified().await;
+        let over = Arc::new(AtomicBool::new(false));
+        let (stop, wanted) = (over.clone(), breaker.clone());
+        let rival = std::thread::spawn(move || {
+            let mut taken = 0;
+            while !stop.load(SeqCst) {
+                taken += usize::from(wanted.admit().is_ok_and(|pass| pass.is_probe()));
+            }
+            taken
+        });
+        go.notify_one();
+        assert!(client.head().await.starts_with("HTTP/1.1 200"));
+        over.store(true, SeqCst);
+        assert_eq!(rival.join().unwrap(), 0, "probes that were others'");
+        let look = breaker.look();
+        assert_eq!((look.phase, look.transitions), (Phase::Closed, [1, 1, 1]));
     })
     .await;
 }
