@@ -135,6 +135,9 @@ pub struct HttpConnection {
     pub request_headers_timeout: Duration,
     /// A stream without any byte in either direction ends after this time. Default 5 min; zero is off.
     pub stream_idle_timeout: Duration,
+    /// A stream lasts no longer, whatever is on its way; a route may say otherwise. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stream_duration: Option<Duration>,
     /// A connection without requests is closed after this time. Default 1 h; zero is off.
     pub idle_timeout: Duration,
     /// What is made equal in paths before routing and policy (`normalize_path` and its siblings).
@@ -163,6 +166,7 @@ impl HttpConnection {
             max_request_headers_kb: 60,
             request_headers_timeout: Duration::from_secs(10),
             stream_idle_timeout: Duration::from_secs(300),
+            max_stream_duration: None,
             idle_timeout: Duration::from_secs(3600),
             path: PathNormalization::default(),
             upgrades: websocket(),

@@ -95,6 +95,8 @@ pub enum FailureKind {
     PerTryTimeout,
     /// A stream has lasted as long as it may; answered with this status.
     StreamDuration(u16),
+    /// An attempt has lasted as long as its cluster lets it; answered with this status.
+    UpstreamDuration(u16),
     /// Reset by the upstream.
     UpstreamReset,
     /// The upstream closed the connection before its response was complete.
@@ -206,6 +208,7 @@ impl FailureKind {
             Self::Overflow { .. } | Self::CircuitOpen | Self::ConcurrencyLimit { .. } => "UO",
             Self::UpstreamTimeout | Self::PerTryTimeout => "UT",
             Self::StreamDuration(_) => "DT",
+            Self::UpstreamDuration(_) => "UMSDR",
             Self::UpstreamReset | Self::RefusedStream => "UR",
             Self::UpstreamClosed => "UC",
             Self::UpstreamProtocol => "UPE",
@@ -238,6 +241,7 @@ impl FailureKind {
             | Self::LimiterUnavailable(status)
             | Self::BadToken(status)
             | Self::StreamDuration(status)
+            | Self::UpstreamDuration(status)
             | Self::SessionLost(status)
             | Self::ConcurrencyLimit { status, .. }
             | Self::IdleTimeout(status) => *status,
@@ -298,6 +302,7 @@ impl FailureKind {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::PerTryTimeout => "per_try_timeout",
             Self::StreamDuration(_) => "stream_duration",
+            Self::UpstreamDuration(_) => "upstream_stream_duration",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamClosed => "upstream_closed",
             Self::RefusedStream => "refused_stream",

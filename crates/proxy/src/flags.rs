@@ -7,9 +7,9 @@ use std::fmt;
 pub struct Flags(u32);
 
 /// In Envoy's order of writing.
-const FLAG_NAMES: [&str; 22] = [
+const FLAG_NAMES: [&str; 24] = [
     "UH", "UF", "UO", "NR", "URX", "NC", "DT", "UT", "LR", "UR", "UC", "DC", "DI", "FI", "RL", "UAEX", "SI",
-    "DPE", "UPE", "DF", "OM", "IH",
+    "DPE", "UPE", "DF", "OM", "IH", "UMSDR", "RLSE",
 ];
 
 impl Flags {

@@ -250,6 +250,7 @@ fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::UpstreamTimeout => "response_timeout",
         FailureKind::PerTryTimeout => "upstream_per_try_timeout",
         FailureKind::StreamDuration(_) => "max_duration_timeout",
+        FailureKind::UpstreamDuration(_) => "upstream_max_stream_duration_reached",
         FailureKind::ConnectFailed
         | FailureKind::ConnectRefused
         | FailureKind::ConnectTimeout

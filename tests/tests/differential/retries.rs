@@ -268,6 +268,32 @@ fn streams() -> Vec<Group> {
     ]
 }
 
+/// How long one attempt lasts, by its cluster.
+fn attempts_end() -> Vec<Group> {
+    let options = typed(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        json!({ "common_http_protocol_options": { "max_requests_per_connection": 1, "max_stream_duration": "0.5s" },
+                "explicit_http_config": { "http_protocol_options": {} } }),
+    );
+    let fields = json!({ "circuit_breakers": { "thresholds": [{ "max_retries": 1000 }] },
+        "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options } });
+    let brief = |name: &str, policy: Value| {
+        group(name, name, policy, json!({ "timeout": "0s" })).cluster(cluster(name, &["a"], fields.clone()))
+    };
+    vec![
+        brief("attempt-brief", policy("connect-failure", 1)).ask([
+            "GET /",
+            "GET /\nx-answers: hang",
+            "HEAD /\nx-answers: hang",
+            "POST /\nx-answers: hang\n\nhello",
+            "POST /\ncontent-type: application/grpc\nx-answers: hang\n\nx",
+        ]),
+        brief("attempt-brief-again", policy("5xx", 1))
+            .ask(["GET /\nx-answers: hang, 200", "GET /\nx-answers: hang"]),
+        brief("attempt-brief-reset", policy("reset", 1)).ask(["GET /\nx-answers: hang, 200"]),
+    ]
+}
+
 /// What a client asks for by headers.
 fn asked() -> Vec<Group> {
     let plain =
@@ -286,7 +312,7 @@ fn asked() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [conditions(), counts(), places(), timeouts(), asking(), streams(), asked()]
+    [conditions(), counts(), places(), timeouts(), asking(), streams(), attempts_end(), asked()]
         .into_iter()
         .flatten()
         .collect()

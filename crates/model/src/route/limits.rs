@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// Of the streams of a route.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamLimits {
-    /// From the request's head to the end of the response, whatever is on its way (`max_stream_duration`). Zero or absent: no limit.
+    /// From the request's head to the end of the response, whatever is on its way (`max_stream_duration`). Zero: for ever; absent: as the
+    /// listener says.
     pub max_duration: Option<Duration>,
     /// In a call's own `grpc-timeout` there is another.
     pub grpc_duration: Option<GrpcTimeout>,
@@ -36,6 +37,11 @@ impl StreamLimits {
     #[inline]
     pub fn concern(&self, is_grpc: bool) -> bool {
         is_grpc || self.max_duration.is_some() || self.grpc_duration.is_some() || self.idle_timeout.is_some()
+    }
+
+    /// Whether they say how long a stream may last, or leave it to the listener.
+    pub fn says_duration(&self, said: Option<Duration>) -> bool {
+        self.max_duration.is_some() || (self.grpc_duration.is_some() && said.is_some())
     }
 
     /// How long a stream may last, by its `grpc-timeout`. As Envoy: of a call that says a time its own holds where that counts, even

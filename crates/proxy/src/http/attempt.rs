@@ -9,6 +9,7 @@ use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
 use super::context::RequestCtx;
+use super::duration;
 use super::exchange;
 use super::head::{RequestHead, ResponseHead};
 use super::measure;
@@ -194,6 +195,9 @@ fn send(
     live.span = span;
     live.upload.count_messages(ctx.record.is_grpc);
     live.cells.attempt();
+    if let Some(longest) = plan.cluster.config.max_stream_duration {
+        duration::attempt(ctx, longest, ctx.now);
+    }
     Ok(())
 }
 

@@ -100,6 +100,8 @@ pub struct Extras {
     pub pass: Option<Pass>,
     /// Copies that wait for the body.
     pub copies: Option<Copies>,
+    /// When the attempt must be over, and when the request must be in any case.
+    pub attempt: Option<(Instant, Option<Instant>)>,
 }
 
 /// A request for a tunnel.
@@ -199,7 +201,7 @@ impl<'c> RequestCtx<'c> {
         Self {
             conn,
             idle: view.http.config.stream_idle_timeout,
-            ends: None,
+            ends: view.http.config.max_stream_duration.map(|longest| now + longest),
             view,
             record,
             head,

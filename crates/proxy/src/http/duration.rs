@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use outrigger_model::route::{Forward, Route, RouteAction, StreamLimits};
+use tokio::time::Instant;
 
 use super::context::RequestCtx;
-use super::timeout::Clock;
+use super::timeout::{Clock, earlier};
 
 /// How long the answer to a call is waited for, in its own words.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// Why an attempt ends whose cluster lets it last no longer.
+pub const OF_ATTEMPT: &str = "the attempt has lasted as long as its cluster lets it";
 
 /// The route of a request is known: from now on its stream may be silent and last only so long, whatever filters wait for.
 #[inline]
@@ -23,7 +27,9 @@ pub fn begin(ctx: &mut RequestCtx<'_>, route: &Route) {
 /// It is another route than before.
 #[cold]
 pub fn begin_anew(ctx: &mut RequestCtx<'_>, route: &Route) {
-    (ctx.idle, ctx.ends) = (ctx.view.http.config.stream_idle_timeout, None);
+    let config = &ctx.view.http.config;
+    let ends = config.max_stream_duration.map(|longest| ctx.record.started + longest);
+    (ctx.idle, ctx.ends) = (config.stream_idle_timeout, ends);
     begin(ctx, route);
 }
 
@@ -33,7 +39,38 @@ fn bound(ctx: &mut RequestCtx<'_>, limits: &StreamLimits) {
         ctx.idle = idle;
     }
     let said = ctx.head.first(GRPC_TIMEOUT).and_then(parse);
-    ctx.ends = limits.duration(said).map(|duration| ctx.record.started + duration);
+    if limits.says_duration(said) {
+        ctx.ends = limits.duration(said).map(|duration| ctx.record.started + duration);
+    }
+}
+
+/// An attempt was sent at this time, and its cluster lets it last only so long.
+#[cold]
+pub fn attempt(ctx: &mut RequestCtx<'_>, longest: Duration, since: Instant) {
+    between(ctx);
+    let (ends, of_request) = (since + longest, ctx.ends);
+    ctx.extras().attempt = Some((ends, of_request));
+    ctx.ends = earlier(of_request, Some(ends));
+}
+
+/// An attempt is over, and there may be another: its time does not count any more.
+#[cold]
+pub fn between(ctx: &mut RequestCtx<'_>) {
+    if let Some((_, of_request)) = ctx.extras.as_mut().and_then(|extras| extras.attempt.take()) {
+        ctx.ends = of_request;
+    }
+}
+
+/// When the request must be over, however many attempts it takes.
+pub fn ends(ctx: &RequestCtx<'_>) -> Option<Instant> {
+    let attempt = ctx.extras.as_ref().and_then(|extras| extras.attempt);
+    attempt.map_or(ctx.ends, |(_, of_request)| of_request)
+}
+
+/// Whether it is the attempt's time that has passed, and not the request's.
+pub fn is_of_attempt(ctx: &RequestCtx<'_>) -> bool {
+    let attempt = ctx.extras.as_ref().and_then(|extras| extras.attempt);
+    attempt.is_some_and(|(ends, of_request)| of_request.is_none_or(|of_request| ends < of_request))
 }
 
 /// Sets the clock of a request whose route has limits, and says in its head what holds.

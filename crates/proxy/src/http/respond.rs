@@ -292,6 +292,7 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
         | FailureKind::SessionLost(_) => "no healthy upstream".into(),
         FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout => "upstream request timeout".into(),
         FailureKind::StreamDuration(_) => "downstream duration timeout".into(),
+        FailureKind::UpstreamDuration(_) => "upstream max stream duration reached".into(),
         FailureKind::IdleTimeout(_) => "stream timeout".into(),
         FailureKind::FaultAbort(_) => "fault filter abort".into(),
         FailureKind::BadRequest(_) | FailureKind::BadToken(_) | FailureKind::UpgradeRefused => {

@@ -20,6 +20,7 @@ use super::attempt::race::{self, Hedging};
 use super::attempt::{self, Failed, Live, Plan, Slot, Tried};
 use super::context::RequestCtx;
 use super::copy::parse_status;
+use super::duration;
 use super::respond::{RATE_LIMITED, says_not_reached};
 use super::upgrade::Upgrade;
 use super::watch;
@@ -64,6 +65,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         };
         if !fresh && revives(ctx, &result) {
             fresh = true;
+            duration::between(ctx);
             tried.pop();
             ctx.body.rewind();
             continue;
@@ -100,6 +102,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         if let Some(mut live) = slot.take() {
             live.discard(&ctx.conn.worker.pools, ctx.now);
         }
+        duration::between(ctx);
         Box::pin(back_off(ctx, wait.time)).await?;
         ctx.body.rewind();
         number += 1;
@@ -212,7 +215,7 @@ fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bo
 }
 
 fn holds_for_failure(on: RetryOn, failure: &Failure) -> bool {
-    let timed_out = failure.kind == FailureKind::PerTryTimeout;
+    let timed_out = matches!(failure.kind, FailureKind::PerTryTimeout | FailureKind::UpstreamDuration(_));
     if failure.side != Side::Upstream && !timed_out {
         return false;
     }

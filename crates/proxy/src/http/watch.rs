@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::breakage::client_gone;
 use super::context::RequestCtx;
+use super::duration;
 use super::timeout::{after, earlier};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::memory::{Parked, Told};
@@ -95,7 +96,13 @@ fn late(ctx: &RequestCtx<'_>, per_try: Option<Instant>, next: Option<Instant>) -
     } else if passed(per_try) {
         local(FailureKind::PerTryTimeout, "the time of one attempt")
     } else if ctx.ends.is_some_and(|ends| ends <= Instant::now()) {
-        local(FailureKind::StreamDuration(status), "the stream has lasted as long as its route lets it")
+        match duration::is_of_attempt(ctx) {
+            true => local(FailureKind::UpstreamDuration(status), duration::OF_ATTEMPT),
+            false => local(
+                FailureKind::StreamDuration(status),
+                "the stream has lasted as long as its route or listener lets it",
+            ),
+        }
     } else {
         local(FailureKind::IdleTimeout(status), "no byte in either direction")
     }

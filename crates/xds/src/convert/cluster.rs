@@ -7,7 +7,7 @@ use outrigger_model::endpoint::EndpointSet;
 
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
-use super::value::{duration_or, percent, uint_or};
+use super::value::{duration_at, duration_or, percent, uint_or};
 use super::{balance, breaker, check, dns, endpoint, left_out, metadata, note, outlier, subsets, tls};
 use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
@@ -201,6 +201,7 @@ fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
                 0 => None,
                 n => uint(n),
             },
+            max_stream_duration: model.max_stream_duration.map(wire::duration),
             ..Default::default()
         }),
         upstream_protocol_options: Some(match model.protocol {
@@ -281,6 +282,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests,
         max_streams_per_connection: http.max_streams,
+        max_stream_duration: http.max_duration,
         origin: metadata::decode_origin(wire.metadata.as_ref())?,
     })
 }
@@ -356,6 +358,7 @@ struct Protocol {
     idle_timeout: Duration,
     max_requests: u32,
     max_streams: u32,
+    max_duration: Option<Duration>,
 }
 
 #[allow(deprecated)] // the fields that HttpProtocolOptions replaced are still sent
@@ -395,9 +398,10 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
         .and_then(|h| h.common_http_protocol_options.as_ref())
         .or(wire.common_http_protocol_options.as_ref());
     if let Some(common) = common {
-        note!(common, max_connection_duration, max_stream_duration, max_headers_count);
+        note!(common, max_connection_duration, max_headers_count);
     }
     let idle = common.and_then(|c| c.idle_timeout.as_ref());
+    let longest = common.and_then(|c| c.max_stream_duration.as_ref());
     Ok(Protocol {
         protocol,
         idle_timeout: duration_or(idle, Duration::from_secs(3600), "idle_timeout").under(&field)?,
@@ -406,6 +410,9 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
             .or(wire.max_requests_per_connection.as_ref())
             .map_or(0, |v| v.value),
         max_streams: decode_streams(http2).under(&field)?,
+        max_duration: duration_at(longest, "max_stream_duration")
+            .under(&field)?
+            .filter(|longest| !longest.is_zero()),
     })
 }
 

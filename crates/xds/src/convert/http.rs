@@ -6,7 +6,7 @@ use outrigger_model::route::Fault;
 use super::extension::{self, CONCURRENCY, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, SESSION, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
 use super::metadata::filter_origin;
-use super::value::{duration_or, percent, uint_or};
+use super::value::{duration_at, duration_or, percent, uint_or};
 use super::{
     concurrency, ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry,
     route, session, shadow, upgrade,
@@ -59,6 +59,7 @@ pub(super) fn encode(http: &HttpConnection, stat_prefix: &str, kind: ClientKind)
         stream_idle_timeout: Some(wire::duration(http.stream_idle_timeout)),
         common_http_protocol_options: Some(wire::core::HttpProtocolOptions {
             idle_timeout: Some(wire::duration(http.idle_timeout)),
+            max_stream_duration: http.max_stream_duration.map(wire::duration),
             ..Default::default()
         }),
         upgrade_configs: upgrade::encode(&http.upgrades),
@@ -184,15 +185,11 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
     let default = HttpConnection::new(RouteSource::Named(String::new()));
     let common = wire.common_http_protocol_options.as_ref();
     if let Some(common) = common {
-        note!(
-            common,
-            max_connection_duration,
-            max_stream_duration,
-            max_headers_count,
-            max_requests_per_connection
-        );
+        note!(common, max_connection_duration, max_headers_count, max_requests_per_connection);
     }
     let idle = common.and_then(|c| c.idle_timeout.as_ref());
+    let longest = common.and_then(|c| c.max_stream_duration.as_ref());
+    let longest = duration_at(longest, "common_http_protocol_options.max_stream_duration")?;
     Ok(HttpConnection {
         routes,
         filters: decode_filters(&wire.http_filters, &wire.stat_prefix, origins)?,
@@ -214,6 +211,7 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
             default.stream_idle_timeout,
             "stream_idle_timeout",
         )?,
+        max_stream_duration: longest.filter(|longest| !longest.is_zero()),
         idle_timeout: duration_or(idle, default.idle_timeout, "common_http_protocol_options.idle_timeout")?,
         path: path::decode(wire)?,
         upgrades: upgrade::decode(&wire.upgrade_configs)?,

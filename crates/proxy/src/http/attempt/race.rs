@@ -27,10 +27,11 @@ use super::{
     Sent, arrived, decimal, expected_time, finish_span, first_byte, outcome_of_head, pick, pick_beside, send,
     tell_time, turned,
 };
-use crate::failure::{Failure, FailureKind, Stage};
+use crate::failure::{Failure, FailureKind};
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
 use crate::http::context::RequestCtx;
+use crate::http::duration;
 use crate::http::exchange::{clocks, follow};
 use crate::http::h1::Framing;
 use crate::http::head::Trailers;
@@ -166,8 +167,13 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         let mut idle = Idle::new(ctx);
         let mut parked = None;
         let end = poll_fn(|cx| {
+            let ends = ctx.ends;
             if let Poll::Ready(end) = self.poll_first(ctx, cx, slot) {
                 return Poll::Ready(end);
+            }
+            if ctx.ends != ends {
+                // The first attempt has been sent just now, or is over.
+                idle = Idle::new(ctx);
             }
             clocks(ctx, &mut self.per_try, slot.as_ref());
             follow(ctx, cx, &mut parked, slot.as_ref().is_some_and(|live| live.upload.stuck));
@@ -189,10 +195,17 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             let bytes = slot.as_ref().map_or(0, |live| live.upload.bytes);
             match idle.poll(ctx, cx, self.per_try.deadline(), bytes) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(failure) if failure.kind == FailureKind::PerTryTimeout => {
+                Poll::Ready(failure)
+                    if matches!(
+                        failure.kind,
+                        FailureKind::PerTryTimeout | FailureKind::UpstreamDuration(_)
+                    ) =>
+                {
                     // Its rivals have clocks of their own; woken at once to look at what is left.
                     cx.waker().wake_by_ref();
-                    self.first_failed(ctx, slot, failure)
+                    let end = self.first_failed(ctx, slot, failure);
+                    idle = Idle::new(ctx);
+                    end
                 }
                 Poll::Ready(failure) => Poll::Ready(End::All(failure)),
             }
@@ -231,6 +244,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             }
         }
         (self.first, self.per_try) = (First::Over, Clock::default());
+        duration::between(ctx);
         self.report(ctx, slot, &Ok(()));
         if let Some(live) = slot.take() {
             forget(ctx, live);
@@ -241,6 +255,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
     /// The first attempt was bad: where others run, they are waited for.
     fn first_failed(&mut self, ctx: &mut RequestCtx<'_>, slot: &mut Slot, failure: Failure) -> Poll<End> {
         (self.first, self.per_try) = (First::Over, Clock::default());
+        duration::between(ctx);
         let result = match slot {
             // Its span, and whether its connection was dead, come of it.
             Some(live) => arrived(ctx, live, Err(failure)),
@@ -335,16 +350,8 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         let (pools, cluster, one) = (ctx.conn.worker.pools.clone(), plan.cluster.clone(), endpoint.clone());
         let is_grpc = ctx.record.is_grpc;
         let limit = first_byte(plan, !self.hedging.policy.on_per_try_timeout);
-        let attempt = Box::pin(async move {
-            let asked = question.ask(&pools, &cluster, &one, is_grpc);
-            match limit {
-                None => asked.await,
-                Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
-                    let kind = FailureKind::PerTryTimeout;
-                    Err(Failure::local(Stage::Forward, kind, "the time of one attempt").into())
-                }),
-            }
-        });
+        let attempt =
+            Box::pin(async move { question.ask_within(limit, &pools, &cluster, &one, is_grpc).await });
         Some(Rival { endpoint, pass, since: Instant::now(), span, attempt, _permits })
     }
 
@@ -428,6 +435,9 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                         Sent { endpoint: &self.endpoint, since: self.started, pass: self.pass.take() };
                     let turned = asked.tell(self.plan, Outcome::LocalFailure, None);
                     turned::told(ctx, turned);
+                }
+                if let Some(longest) = self.plan.cluster.config.max_stream_duration {
+                    duration::attempt(ctx, longest, rival.since);
                 }
                 let live = slot.insert(*live);
                 // The head may come before the body has left: the rest does.

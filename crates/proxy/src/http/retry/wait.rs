@@ -6,6 +6,7 @@ use outrigger_model::route::RetryPolicy;
 
 use crate::http::attempt::Slot;
 use crate::http::context::RequestCtx;
+use crate::http::duration;
 
 /// A wait.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub fn before(ctx: &RequestCtx<'_>, policy: &RetryPolicy, number: u32, slot: &Sl
         let time = ceiling(policy, number).mul_f64(fastrand::f64());
         return Some(Wait { time, is_asked: false });
     };
-    let ends = ctx.ends.map(|ends| ends.saturating_duration_since(ctx.now));
+    let ends = duration::ends(ctx).map(|ends| ends.saturating_duration_since(ctx.now));
     let left = ctx.clock.left(ctx.now).into_iter().chain(ends).min();
     let time = jittered(asked, left, fastrand::f64());
     if time.is_none() {

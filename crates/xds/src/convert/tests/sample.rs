@@ -261,7 +261,7 @@ fn http() -> impl Strategy<Value = HttpConnection> {
     ];
     let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
     let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });
-    let times = (duration_or_off(), duration_or_off(), duration_or_off());
+    let times = (duration_or_off(), duration_or_off(), duration_or_off(), of(duration()));
     let slashes =
         prop_oneof![Just(EscapedSlashes::Keep), Just(EscapedSlashes::Reject), Just(EscapedSlashes::Decode)];
     let path = (any::<bool>(), any::<bool>(), slashes).prop_map(|(base, merge_slashes, escaped_slashes)| {
@@ -276,6 +276,7 @@ fn http() -> impl Strategy<Value = HttpConnection> {
             max_request_headers_kb,
             request_headers_timeout: times.0,
             stream_idle_timeout: times.1,
+            max_stream_duration: times.3,
             idle_timeout: times.2,
             path,
             upgrades,
@@ -460,6 +461,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 UpstreamProtocol::Http1 => 0,
                 _ => max_requests & i32::MAX as u32,
             },
+            max_stream_duration: (idle_timeout.as_secs() % 3 == 1).then_some(idle_timeout),
             origin,
         },
     )

@@ -4,11 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, timeout};
 
+use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::lease::Leases;
 use crate::http::attempt::live::{Failed, Live, Outgoing};
 use crate::http::body::Body;
+use crate::http::duration;
 use crate::http::h1::Framing;
 use crate::http::head::RequestHead;
 use crate::http::upgrade::Upgrade;
@@ -26,6 +28,28 @@ pub(super) struct Question {
 }
 
 impl Question {
+    /// As [`Question::ask`], within this time and the one that the cluster gives an attempt.
+    pub(super) async fn ask_within(
+        self,
+        limit: Option<Duration>,
+        pools: &Pools,
+        cluster: &Arc<ClusterHandle>,
+        endpoint: &Arc<EndpointState>,
+        is_grpc: bool,
+    ) -> Result<Live, Failed> {
+        let longest = cluster.config.max_stream_duration;
+        let asked = self.ask(pools, cluster, endpoint, is_grpc);
+        let Some(first) = limit.into_iter().chain(longest).min() else { return asked.await };
+        timeout(first, asked).await.unwrap_or_else(|_| {
+            let (kind, detail) = match longest == Some(first) {
+                // Its body is whole.
+                true => (FailureKind::UpstreamDuration(504), duration::OF_ATTEMPT),
+                false => (FailureKind::PerTryTimeout, "the time of one attempt"),
+            };
+            Err(Failure::local(Stage::Forward, kind, detail).into())
+        })
+    }
+
     /// Asks an endpoint, once more on a fresh connection where a pooled one was dead; up to the head of its response.
     pub(super) async fn ask(
         mut self,

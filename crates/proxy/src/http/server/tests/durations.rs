@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{
-    GrpcTimeout, HeaderMatch, RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy, StreamLimits,
+    GrpcTimeout, HeaderMatch, HedgeDelay, HedgePolicy, RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy,
+    StreamLimits,
 };
 use tokio::time::Instant;
 
@@ -269,6 +270,136 @@ async fn a_route_may_be_more_or_less_patient_with_silence_than_its_listener() {
         setup.forward().limits = StreamLimits { idle_timeout, ..StreamLimits::default() }.if_any();
         let rig = proxy(setup, Http1).await;
         assert_eq!(asked(&rig, "GET /").await, ("504".to_owned(), 30));
+    })
+    .await;
+}
+
+/// Of an attempt, by its cluster; there may be another.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_lasts_no_longer_than_its_cluster_lets_it() {
+    run(async {
+        let late = || {
+            upstream(|number, mut wire| async move {
+                wire.head().await;
+                if number > 0 {
+                    tokio::time::sleep(4 * SECOND).await;
+                    wire.send(&ok("ok")).await;
+                }
+                wire.rest().await;
+            })
+        };
+        let policy = |attempts, on| RetryPolicy {
+            on: vec![on],
+            attempts,
+            backoff_base: Duration::from_millis(1),
+            ..RetryPolicy::default()
+        };
+        // The second attempt has all of its time again; who retries nothing of the kind, or hears of the request's own end, does not.
+        for (attempts, on, request, status, seconds) in [
+            (1, RetryOn::FiveXx, None, "200", 9),
+            (1, RetryOn::Reset, None, "200", 9),
+            (1, RetryOn::ConnectFailure, None, "504", 5),
+            (0, RetryOn::FiveXx, None, "504", 5),
+            (1, RetryOn::FiveXx, Some(3), "504", 3),
+            (1, RetryOn::FiveXx, Some(7), "504", 7),
+        ] {
+            let mut setup = Setup::to(&[late().await]);
+            setup.cluster.max_stream_duration = Some(5 * SECOND);
+            setup.forward().retry = Some(policy(attempts, on));
+            let max_duration = request.map(|seconds: u32| seconds * SECOND);
+            setup.forward().limits = StreamLimits { max_duration, ..StreamLimits::default() }.if_any();
+            let rig = proxy(setup, Http1).await;
+            assert_eq!(
+                asked(&rig, "GET /").await,
+                (status.to_owned(), seconds),
+                "{attempts} {on:?} {request:?}"
+            );
+        }
+
+        // A response that has begun breaks off, however lively it is.
+        let lively = upstream(|_, mut wire| async move {
+            wire.head().await;
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n").await;
+            for _ in 0..100 {
+                tokio::time::sleep(SECOND).await;
+                wire.send("x").await;
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[lively]);
+        setup.cluster.max_stream_duration = Some(Duration::from_millis(4_500));
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(client.rest().await.split("\r\n\r\n").nth(1), Some("xxxx"));
+    })
+    .await;
+}
+
+/// Each attempt of a hedged request has its own time, also when its response has begun.
+#[tokio::test(start_paused = true)]
+async fn rivals_have_their_own_time_from_their_cluster() {
+    run(async {
+        for answers in [true, false] {
+            let asked = Rc::new(Cell::new(0));
+            let app = || {
+                let asked = asked.clone();
+                upstream(move |_, mut wire| {
+                    let asked = asked.clone();
+                    async move {
+                        wire.head().await;
+                        asked.set(asked.get() + 1);
+                        if asked.get() > 1 && answers {
+                            tokio::time::sleep(SECOND).await;
+                            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n").await;
+                            for _ in 0..9 {
+                                wire.send("x").await;
+                                tokio::time::sleep(SECOND).await;
+                            }
+                        }
+                        wire.rest().await;
+                    }
+                })
+            };
+            let mut setup = Setup::to(&[app().await, app().await]);
+            setup.cluster.max_stream_duration = Some(Duration::from_millis(5_500));
+            let delay = Some(HedgeDelay::Fixed(3 * SECOND));
+            let policy = HedgePolicy { delay, ..HedgePolicy::default() };
+            setup.forward().hedge = Some(Box::new(policy));
+            let rig = proxy(setup, Http1).await;
+            let mut client = Wire::connect(rig.address).await;
+            let start = Instant::now();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let head = client.head().await;
+            let seconds = start.elapsed().as_secs();
+            if answers {
+                assert!(head.starts_with("HTTP/1.1 200") && seconds == 4, "{seconds} {head}");
+                // Sent after three seconds, it ends after eight and a half.
+                assert_eq!(client.rest().await, "xxxxx");
+            } else {
+                assert!(head.starts_with("HTTP/1.1 504") && seconds == 8, "{seconds} {head}");
+                assert!(head.contains("upstream_stream_duration"), "{head}");
+            }
+            assert_eq!(asked.get(), 2);
+        }
+    })
+    .await;
+}
+
+/// The listener's word, unless the route says otherwise.
+#[tokio::test(start_paused = true)]
+async fn streams_last_no_longer_than_their_listener_lets_them() {
+    run(async {
+        for (route, seconds) in [(None, 5), (Some(9), 9), (Some(2), 2), (Some(0), 30)] {
+            let silent = upstream(|_, mut wire| async move { drop(wire.rest().await) }).await;
+            let mut setup = Setup::to(&[silent]);
+            setup.http.max_stream_duration = Some(5 * SECOND);
+            setup.forward().timeout = Some(30 * SECOND);
+            let max_duration = route.map(|route: u32| route * SECOND);
+            setup.forward().limits = StreamLimits { max_duration, ..StreamLimits::default() }.if_any();
+            let rig = proxy(setup, Http1).await;
+            assert_eq!(asked(&rig, "GET /").await, ("504".to_owned(), seconds));
+        }
     })
     .await;
 }

@@ -23,6 +23,26 @@ fn change_tls(c: &mut wire::cluster::Cluster, change: impl Fn(&mut tls::CommonTl
     *config = any(&context);
 }
 
+fn change_http(
+    c: &mut wire::cluster::Cluster,
+    change: impl Fn(&mut wire::upstream_http::HttpProtocolOptions),
+) {
+    let packed = c.typed_extension_protocol_options.values_mut().next().unwrap();
+    let mut options = wire::upstream_http::HttpProtocolOptions::decode(packed.value.as_slice()).unwrap();
+    change(&mut options);
+    *packed = any(&options);
+}
+
+fn change_http2(c: &mut wire::cluster::Cluster, streams: u32) {
+    use wire::upstream_http::http_protocol_options::UpstreamProtocolOptions::UseDownstreamProtocolConfig;
+    change_http(c, |options| {
+        let Some(UseDownstreamProtocolConfig(both)) = &mut options.upstream_protocol_options else {
+            unreachable!()
+        };
+        both.http2_protocol_options.as_mut().unwrap().max_concurrent_streams = uint(streams);
+    });
+}
+
 #[test]
 fn broken_clusters_are_refused_at_the_field() {
     use wire::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, OriginalDstLbConfig};
@@ -45,6 +65,18 @@ fn broken_clusters_are_refused_at_the_field() {
             "original_dst_lb_config" => |c| original(c, |config| config.use_http_header = true),
             "original_dst_lb_config" => |c| original(c, |config| config.metadata_key = Some(Default::default())),
             "connect_timeout" => |c| c.connect_timeout = Some(protobuf::Duration { seconds: 0, nanos: -1 }),
+            "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions].http2_protocol_options.max_concurrent_streams" => |c| {
+                change_http2(c, 0)
+            },
+            "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions].http2_protocol_options.max_concurrent_streams" => |c| {
+                change_http2(c, 1 << 31)
+            },
+            "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions].max_stream_duration" => |c| {
+                change_http(c, |options| {
+                    let common = options.common_http_protocol_options.as_mut().unwrap();
+                    common.max_stream_duration = Some(protobuf::Duration { seconds: -1, nanos: 0 });
+                })
+            },
             "circuit_breakers.thresholds[0].retry_budget.budget_percent.value" => |c| {
                 let threshold = &mut c.circuit_breakers.as_mut().unwrap().thresholds[0];
                 threshold.retry_budget.as_mut().unwrap().budget_percent = Some(scalar::Percent { value: 101.0 })
