@@ -82,6 +82,9 @@ pub struct Endpoint<A = SocketAddr> {
     /// For metrics labels. Endpoints of the same workload share it.
     #[serde(default, with = "shared")]
     pub workload: Option<Arc<Workload>>,
+    /// The name that requests may call it by (`auto_host_rewrite`); of endpoints that DNS knows it is that, where nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Box<str>>,
     /// What parts of a cluster go by; none of our own control plane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Box<Labels>>,
@@ -143,8 +146,16 @@ impl<A> Default for LocalityEndpoints<A> {
 impl<A> Endpoint<A> {
     /// A healthy one of weight 1 of which no more is known.
     pub fn new(address: A) -> Self {
-        let (identity, workload, labels) = (None, None, None);
-        Self { address, weight: 1, health: Health::Healthy, identity, mesh_tls: false, workload, labels }
+        Self {
+            address,
+            weight: 1,
+            health: Health::Healthy,
+            identity: None,
+            mesh_tls: false,
+            workload: None,
+            hostname: None,
+            labels: None,
+        }
     }
 
     /// The same at another address.
@@ -156,6 +167,7 @@ impl<A> Endpoint<A> {
             identity: self.identity.clone(),
             mesh_tls: self.mesh_tls,
             workload: self.workload.clone(),
+            hostname: self.hostname.clone(),
             labels: self.labels.clone(),
         }
     }

@@ -249,6 +249,9 @@ pub struct WeightedCluster {
     pub request_headers: HeaderEdits,
     /// Edits for this cluster only.
     pub response_headers: HeaderEdits,
+    /// Replaces the authority for this cluster only, unless the route itself does (`host_rewrite_literal`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
     /// Only this part of it. Absent: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Box<Part>>,
@@ -290,6 +293,8 @@ pub enum AuthorityOf {
     Header(String),
     /// The path without its query, changed by regular expression: pattern and substitution with `\1` (`host_rewrite_path_regex`).
     Path(String, String),
+    /// The name of the endpoint that each attempt is sent to (`auto_host_rewrite`); without one, nothing does.
+    Endpoint,
 }
 
 /// Source of a hash.

@@ -272,6 +272,11 @@ impl FailureKind {
         grpc_of_http(self.status())
     }
 
+    /// Whether it is the time of one attempt that has passed: others may have theirs.
+    pub fn is_time_of_attempt(&self) -> bool {
+        matches!(self, Self::PerTryTimeout | Self::UpstreamDuration(_))
+    }
+
     /// The limit that is reached, and its value.
     pub fn limit(&self) -> Option<(&'static str, u32)> {
         match self {

@@ -99,6 +99,37 @@ fn hosts() -> Vec<Group> {
     ]
 }
 
+/// The authority of the endpoint that an attempt goes to, and of a share.
+fn hosts_of_targets() -> Vec<Group> {
+    let all = || json!({ "prefix": "/" });
+    let auto = |more: Value| {
+        let mut action = more;
+        action["auto_host_rewrite"] = true.into();
+        action
+    };
+    let again = json!({ "retry_policy": { "retry_on": "5xx", "num_retries": 1,
+                        "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.002s" } } });
+    let requests = ["GET /", "GET /\nHost: rewritten.test:8080", "GET /\nx-forwarded-host: first.test"];
+    let share = |name: &str, action: Value| {
+        let mut action = action;
+        let share = json!({ "name": "a", "weight": 1, "host_rewrite_literal": "share.test" });
+        action["weighted_clusters"] = json!({ "clusters": [share] });
+        Group::new(name, json!([{ "match": all(), "route": action }])).ask(["GET /", "GET /a?b"])
+    };
+    vec![
+        rewrite("host-of-endpoint", all(), auto(json!({})), &requests),
+        rewrite("host-of-endpoint-kept", all(), auto(json!({ "append_x_forwarded_host": true })), &requests),
+        rewrite("host-of-endpoint-and-path", all(), auto(json!({ "prefix_rewrite": "/z/" })), &["GET /a"]),
+        rewrite("host-of-endpoint-again", all(), auto(again), &["GET /\nx-answers: 503, 200"]),
+        rewrite("host-of-endpoint-not", all(), json!({ "auto_host_rewrite": false }), &["GET /"]),
+        share("host-of-share", json!({})),
+        share("host-of-share-kept", json!({ "append_x_forwarded_host": true })),
+        share("host-of-share-and-route", json!({ "host_rewrite_literal": "route.test" })),
+        share("host-of-share-and-endpoint", json!({ "auto_host_rewrite": true })),
+        share("host-of-share-and-path", json!({ "prefix_rewrite": "/z/" })),
+    ]
+}
+
 /// An edit of headers, by Envoy's word for how.
 fn edit(name: &str, value: &str, how: &str) -> Value {
     json!({ "header": { "key": name, "value": value }, "append_action": how })
@@ -284,7 +315,7 @@ fn direct() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [paths(), hosts(), request_headers(), response_headers(), levels(), failures(), redirects(), direct()]
+    [paths(), hosts(), hosts_of_targets(), request_headers(), response_headers(), levels(), failures(), redirects(), direct()]
         .into_iter()
         .flatten()
         .collect()

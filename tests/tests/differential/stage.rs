@@ -164,7 +164,7 @@ fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
                 .collect();
             let (name, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
             let weight: u32 = weight.parse().expect("a number");
-            json!({ "endpoint": { "address": socket(apps.addresses[name]) }, "load_balancing_weight": weight,
+            json!({ "endpoint": { "address": socket(apps.addresses[name]), "hostname": format!("{name}.app.test") }, "load_balancing_weight": weight,
                     "metadata": { "filter_metadata": { "envoy.lb": labels } } })
         })
         .collect();

@@ -213,6 +213,7 @@ pub(super) fn endpoint(
         identity: instance.identity(&lens.settings().trust_domain).ok().filter(|_| instance.sidecar),
         mesh_tls: instance.sidecar && lens.mtls_mode(instance, address.port()) != MtlsMode::Disable,
         workload: Some(Arc::new(workload(instance))),
+        hostname: None,
         labels: None,
     })
 }

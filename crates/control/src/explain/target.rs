@@ -117,6 +117,9 @@ fn rewritten(sent: &Sent<'_>, share: &WeightedCluster) -> Result<Asked, String> 
     let mut request = sent.request.clone();
     request.edit(&share.request_headers);
     request.edit(&sent.route.config.request_headers);
+    if let Some(authority) = &share.authority {
+        request.set_authority(authority);
+    }
     let authority = sent.route.authority(&sent.forward.rewrite, &request).map(|text| text.into_owned());
     if let Some(path) = sent.route.rewritten(&sent.forward.rewrite, request.path()) {
         let path = sent.mode.apply(&path).map_err(|refusal| refusal.to_string())?.unwrap_or(path);

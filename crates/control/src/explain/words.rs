@@ -10,8 +10,8 @@ use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{
-    Fault, FaultStatus, Forward, GrpcTimeout, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route,
-    RouteAction, Session, SessionBy, StreamLimits,
+    AuthorityOf, Fault, FaultStatus, Forward, GrpcTimeout, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route, RouteAction,
+    Session, SessionBy, StreamLimits,
 };
 use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
 
@@ -112,6 +112,13 @@ fn edits(route: &Route) -> Vec<String> {
         }
         if let Some(authority) = &rewrite.authority {
             all.push(format!("replaces the authority by {authority}"));
+        }
+        if rewrite.authority_of == Some(AuthorityOf::Endpoint) {
+            all.push("replaces the authority by the name of the endpoint".to_owned());
+        }
+        for (share, authority) in clusters.iter().filter_map(|share| Some((share, share.authority.as_ref()?)))
+        {
+            all.push(format!("to {}: replaces the authority by {authority}", share.cluster));
         }
         for share in clusters.iter().filter(|share| !share.request_headers.is_empty()) {
             all.extend(
@@ -227,6 +234,13 @@ pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
         .collect();
     if !bounds.is_empty() {
         all.push(format!("at most {}", bounds.join(", ")));
+    }
+    let of_one = [
+        ("requests", cluster.max_requests_per_connection),
+        ("streams at a time", cluster.max_streams_per_connection),
+    ];
+    for (what, most) in of_one.into_iter().filter(|(_, most)| *most > 0) {
+        all.push(format!("at most {most} {what} on one connection"));
     }
     if let Some(budget) = &limits.retry_budget {
         all.push(format!("retries up to {}% of the requests, or {}", budget.percent, budget.min_concurrency));

@@ -32,6 +32,8 @@ impl CompiledRoute {
                 (!value.is_empty()).then_some(value.into())
             }
             AuthorityOf::Path(..) => self.authority_of_path(request.path()).map(Cow::Owned),
+            // Of each attempt.
+            AuthorityOf::Endpoint => None,
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::context::RequestCtx;
 use super::duration;
+use super::edit;
 use super::exchange;
 use super::head::{RequestHead, ResponseHead};
 use super::measure;
@@ -164,6 +165,9 @@ fn send(
         span = Some(recording.client(&mut ctx.head, name, number, endpoint, cluster, local));
         ctx.attempted = true;
     }
+    if plan.names_endpoint() {
+        edit::attempt(&mut ctx.head, &plan.forward.rewrite, endpoint).map_err(edit::bad)?;
+    }
     if plan.retry.is_some() || plan.forward.hedge.is_some() {
         let mut digits = [0_u8; 10];
         let _ = ctx.head.set("x-envoy-attempt-count", decimal(number, &mut digits));
@@ -229,7 +233,13 @@ struct Sent<'s> {
 
 impl Sent<'_> {
     /// Tells the endpoint what came of it. Of a dead pooled connection nothing is told, and the leave stays here for another one.
-    fn report(&mut self, plan: &Plan<'_>, result: &Result<(), Failed>, slot: &mut Slot, is_grpc: bool) -> Turned {
+    fn report(
+        &mut self,
+        plan: &Plan<'_>,
+        result: &Result<(), Failed>,
+        slot: &mut Slot,
+        is_grpc: bool,
+    ) -> Turned {
         let head = slot.as_ref().map(|live| &live.head);
         let outcome = match result {
             Ok(()) => {

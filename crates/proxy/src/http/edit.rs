@@ -16,6 +16,7 @@ use crate::http::filter::ResponseEdit;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
 use crate::http::respond::{ERROR_HEADER, ORIGINAL_PATH};
+use crate::runtime::endpoint::EndpointState;
 
 /// The headers that only our own components may set.
 const OWN_PREFIX: &str = "x-outrigger-";
@@ -106,6 +107,13 @@ fn put(head: &mut RequestHead, name: &str, value: &[u8]) {
     }
 }
 
+/// What could not be edited: the client's own text made it so.
+#[cold]
+pub fn bad(error: EditError) -> Failure {
+    let kind = FailureKind::BadRequest(if error == EditError::TooLarge { 431 } else { 400 });
+    Failure::downstream(Stage::Route, kind, error.to_string())
+}
+
 /// Edits of the route and of the picked cluster.
 ///
 /// # Errors
@@ -116,10 +124,6 @@ pub fn request(
     forward: &Forward,
     weighted: &WeightedCluster,
 ) -> Result<(), Failure> {
-    let bad = |error: EditError| {
-        let kind = FailureKind::BadRequest(if error == EditError::TooLarge { 431 } else { 400 });
-        Failure::downstream(Stage::Route, kind, error.to_string())
-    };
     let mode = ctx.view.http.config.path;
     let head = &mut ctx.head;
     for edits in [&weighted.request_headers, &route.config.request_headers] {
@@ -130,8 +134,8 @@ pub fn request(
     }
     let rewrite = &forward.rewrite;
     // Before the path, of which it may be made.
-    if rewrite.authority.is_some() || rewrite.authority_of.is_some() {
-        authority(head, route, rewrite).map_err(bad)?;
+    if weighted.authority.is_some() || rewrite.authority.is_some() || rewrite.authority_of.is_some() {
+        authority(head, route, rewrite, weighted).map_err(bad)?;
     }
     if let Some(path) = route.rewritten(rewrite, head.path()) {
         let original = head.path().to_owned();
@@ -148,10 +152,38 @@ pub fn request(
     Ok(())
 }
 
-fn authority(head: &mut RequestHead, route: &CompiledRoute, rewrite: &Rewrite) -> Result<(), EditError> {
+fn authority(
+    head: &mut RequestHead,
+    route: &CompiledRoute,
+    rewrite: &Rewrite,
+    weighted: &WeightedCluster,
+) -> Result<(), EditError> {
+    if let Some(of_share) = &weighted.authority {
+        head.set_authority(of_share)?;
+    }
     let Some(new) = route.authority(rewrite, head).map(Cow::into_owned) else { return Ok(()) };
+    replace(head, rewrite, &new)
+}
+
+/// Edits of one attempt: the name of its endpoint, where the route wants that to be the authority.
+///
+/// # Errors
+/// It is no authority.
+#[cold]
+pub fn attempt(
+    head: &mut RequestHead,
+    rewrite: &Rewrite,
+    endpoint: &EndpointState,
+) -> Result<(), EditError> {
+    match &endpoint.hostname {
+        Some(name) if **name != *head.authority() => replace(head, rewrite, name),
+        _ => Ok(()),
+    }
+}
+
+fn replace(head: &mut RequestHead, rewrite: &Rewrite, new: &str) -> Result<(), EditError> {
     let original = head.authority().to_owned();
-    head.set_authority(&new)?;
+    head.set_authority(new)?;
     if rewrite.forwarded_host && !original.is_empty() {
         forwarded_host(head, &original);
     }

@@ -215,7 +215,7 @@ fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bo
 }
 
 fn holds_for_failure(on: RetryOn, failure: &Failure) -> bool {
-    let timed_out = matches!(failure.kind, FailureKind::PerTryTimeout | FailureKind::UpstreamDuration(_));
+    let timed_out = failure.kind.is_time_of_attempt();
     if failure.side != Side::Upstream && !timed_out {
         return false;
     }

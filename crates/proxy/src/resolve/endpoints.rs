@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use outrigger_model::cluster::{DnsDiscovery, DnsFamilies};
-use outrigger_model::endpoint::{EndpointSet, LocalityEndpoints};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
 
 use super::lookup::Addresses;
 
@@ -39,7 +39,8 @@ pub(super) fn resolved<'k>(
                 let address = SocketAddr::new(address, endpoint.address.port);
                 // Two names may be one host.
                 if taken.insert(address) {
-                    endpoints.push(endpoint.at(address));
+                    let hostname = endpoint.hostname.clone().unwrap_or_else(|| host.as_str().into());
+                    endpoints.push(Endpoint { hostname: Some(hostname), ..endpoint.at(address) });
                 }
             }
         }

@@ -42,6 +42,8 @@ pub struct EndpointState {
     pub mesh_tls: bool,
     /// For metrics labels.
     pub workload: Option<Arc<Workload>>,
+    /// The name that requests may call it by.
+    pub hostname: Option<Box<str>>,
     /// What parts of its cluster go by.
     pub labels: Option<Arc<Labels>>,
     /// As the control plane sees it.
@@ -90,6 +92,7 @@ impl EndpointState {
             identity: config.identity.clone(),
             mesh_tls: config.mesh_tls,
             workload,
+            hostname: config.hostname.clone(),
             labels: config.labels.as_deref().cloned().map(Arc::new),
             reported: config.health,
             serves: config.health == Reported::Healthy,
@@ -106,6 +109,7 @@ impl EndpointState {
             identity: None,
             mesh_tls: false,
             workload: None,
+            hostname: None,
             labels: None,
             reported: Reported::Healthy,
             serves: true,

@@ -119,6 +119,7 @@ fn encode_endpoint<A: Place>(endpoint: &Endpoint<A>, kind: ClientKind) -> LbEndp
         load_balancing_weight: uint(endpoint.weight.max(1)),
         host_identifier: Some(HostIdentifier::Endpoint(endpoint::Endpoint {
             address: Some(address::encode(&endpoint.address)),
+            hostname: endpoint.hostname.as_deref().unwrap_or_default().to_owned(),
             ..Default::default()
         })),
     }
@@ -205,6 +206,7 @@ fn decode_endpoint<A: Place>(wire: &LbEndpoint) -> Decoded<Endpoint<A>> {
                 .and_then(|fields| istio_workload(field(fields, "workload")))
                 .map(Arc::new),
         },
+        hostname: Some(&*endpoint.hostname).filter(|name| !name.is_empty()).map(Box::from),
         labels: Some(subsets::labels(metadata)).filter(|labels| !labels.is_empty()).map(Box::new),
     })
 }

@@ -16,8 +16,9 @@ use crate::wire::route::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier, MaxStreamDuration,
     hash_policy::{self, PolicySpecifier},
 };
+use crate::wire::route::weighted_cluster::cluster_weight::HostRewriteSpecifier as Specifier;
 use crate::wire::route::{self, weighted_cluster::ClusterWeight};
-use crate::wire::{self, uint};
+use crate::wire::{self, protobuf, uint};
 
 /// `connect`: the route takes CONNECT, which Envoy wants to be told here.
 #[allow(deprecated)] // what other control planes say of gRPC's own timeouts
@@ -104,6 +105,7 @@ fn encode_share(share: &WeightedCluster, kind: ClientKind) -> ClusterWeight {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
+        host_rewrite_specifier: share.authority.clone().map(Specifier::HostRewriteLiteral),
         metadata_match: share.part.as_ref().and_then(|part| subsets::encode_labels(&part.labels, None)),
         ..Default::default()
     }
@@ -224,8 +226,10 @@ fn decode_authority(wire: Option<&HostRewriteSpecifier>) -> Decoded<(Option<Stri
             let (pattern, substitution) = decode_substitution(regex).under("host_rewrite_path_regex")?;
             AuthorityOf::Path(pattern, substitution)
         }
-        Some(HostRewriteSpecifier::AutoHostRewrite(_) | HostRewriteSpecifier::HostRewrite(_)) => {
-            left_out("auto_host_rewrite, or host_rewrite");
+        Some(HostRewriteSpecifier::AutoHostRewrite(on)) if !on.value => return Ok((None, None)),
+        Some(HostRewriteSpecifier::AutoHostRewrite(_)) => AuthorityOf::Endpoint,
+        Some(HostRewriteSpecifier::HostRewrite(_)) => {
+            left_out("host_rewrite");
             return Ok((None, None));
         }
     };
@@ -241,6 +245,7 @@ fn encode_authority(rewrite: &Rewrite) -> Option<HostRewriteSpecifier> {
         AuthorityOf::Path(pattern, substitution) => {
             HostRewriteSpecifier::HostRewritePathRegex(encode_substitution(&(pattern, substitution)))
         }
+        AuthorityOf::Endpoint => HostRewriteSpecifier::AutoHostRewrite(protobuf::BoolValue { value: true }),
     })
 }
 
@@ -300,13 +305,18 @@ fn decode_share(wire: &ClusterWeight, around: Option<&Metadata>) -> Decoded<Weig
     if wire.name.is_empty() {
         return flaw("name", "must not be empty");
     }
-    note!(wire, host_rewrite_specifier);
+    let authority = match &wire.host_rewrite_specifier {
+        // Envoy takes an empty one for none.
+        Some(Specifier::HostRewriteLiteral(host)) if !host.is_empty() => Some(host.clone()),
+        _ => None,
+    };
     per_filter::refuse_access(&wire.typed_per_filter_config)?;
     Ok(WeightedCluster {
         cluster: wire.name.clone(),
         weight: uint_or(wire.weight.as_ref(), 0),
         request_headers: request_edits(&wire.request_headers_to_add, &wire.request_headers_to_remove)?,
         response_headers: response_edits(&wire.response_headers_to_add, &wire.response_headers_to_remove)?,
+        authority,
         part: subsets::part(&wire.name, around, wire.metadata_match.as_ref()),
     })
 }

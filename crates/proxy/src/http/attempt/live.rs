@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use h2::client::ResponseFuture;
 use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{Forward, RetryPolicy, WeightedCluster};
+use outrigger_model::route::{AuthorityOf, Forward, RetryPolicy, WeightedCluster};
 use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -41,6 +41,14 @@ pub struct Plan<'p> {
     pub upgrade: Upgrade,
     /// For consistent hashing.
     pub hash: Option<u64>,
+}
+
+impl Plan<'_> {
+    /// Whether the authority of each attempt is the name of its endpoint.
+    #[inline]
+    pub fn names_endpoint(&self) -> bool {
+        matches!(self.forward.rewrite.authority_of, Some(AuthorityOf::Endpoint))
+    }
 }
 
 /// Endpoints that earlier attempts used.

@@ -27,11 +27,12 @@ use super::{
     Sent, arrived, decimal, expected_time, finish_span, first_byte, outcome_of_head, pick, pick_beside, send,
     tell_time, turned,
 };
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
 use crate::http::context::RequestCtx;
 use crate::http::duration;
+use crate::http::edit;
 use crate::http::exchange::{clocks, follow};
 use crate::http::h1::Framing;
 use crate::http::head::Trailers;
@@ -195,12 +196,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             let bytes = slot.as_ref().map_or(0, |live| live.upload.bytes);
             match idle.poll(ctx, cx, self.per_try.deadline(), bytes) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(failure)
-                    if matches!(
-                        failure.kind,
-                        FailureKind::PerTryTimeout | FailureKind::UpstreamDuration(_)
-                    ) =>
-                {
+                Poll::Ready(failure) if failure.kind.is_time_of_attempt() => {
                     // Its rivals have clocks of their own; woken at once to look at what is left.
                     cx.waker().wake_by_ref();
                     let end = self.first_failed(ctx, slot, failure);
@@ -328,6 +324,9 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         cells.hedges.inc();
         let mut head = ctx.head.clone();
         head.remove("expect");
+        if plan.names_endpoint() {
+            edit::attempt(&mut head, &plan.forward.rewrite, &endpoint).ok()?;
+        }
         let mut span = None;
         if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
             let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);

@@ -124,6 +124,7 @@ fn grpc_gets_priorities_without_gaps_and_each_locality_once() {
             identity: None,
             mesh_tls: true,
             workload: None,
+            hostname: None,
             labels: None,
         }],
     };

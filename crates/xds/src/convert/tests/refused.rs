@@ -70,6 +70,7 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
                 identity: None,
                 mesh_tls: false,
                 workload: None,
+                hostname: None,
                 labels: None,
             }],
             ..Default::default()

@@ -19,8 +19,10 @@ mod attempts;
 mod authz;
 mod beside;
 mod dns;
+mod endpoints;
 
 use authz::rbac;
+use endpoints::{endpoints, locality};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z|._-]{1,12}"
@@ -108,12 +110,13 @@ fn edits() -> impl Strategy<Value = HeaderEdits> {
 }
 
 fn weighted() -> impl Strategy<Value = Vec<WeightedCluster>> {
-    let one = (name(), 0_u32..1000, edits(), edits()).prop_map(
-        |(cluster, weight, request_headers, response_headers)| WeightedCluster {
+    let one = (name(), 0_u32..1000, edits(), edits(), of(name())).prop_map(
+        |(cluster, weight, request_headers, response_headers, authority)| WeightedCluster {
             cluster,
             weight,
             request_headers,
             response_headers,
+            authority,
             part: None,
         },
     );
@@ -326,39 +329,6 @@ fn listener() -> impl Strategy<Value = Listener> {
             }
             Listener { name, direction, addresses, chains, default_chain }
         },
-    )
-}
-
-fn endpoint<A: std::fmt::Debug>(address: impl Strategy<Value = A>) -> impl Strategy<Value = Endpoint<A>> {
-    let workload = (text(), text(), text(), text())
-        .prop_map(|(name, namespace, service, revision)| Workload { name, namespace, service, revision });
-    let health = prop_oneof![Just(Health::Healthy), Just(Health::Unhealthy), Just(Health::Draining)];
-    (address, 1_u32..1000, health, of(identity()), any::<bool>(), of(workload)).prop_map(
-        |(address, weight, health, identity, mesh_tls, workload)| Endpoint {
-            address,
-            weight,
-            health,
-            identity,
-            mesh_tls,
-            workload: workload.map(Arc::new),
-            labels: None,
-        },
-    )
-}
-
-fn endpoints() -> impl Strategy<Value = EndpointSet> {
-    (name(), vec(locality(address(), 0..4), 0..4))
-        .prop_map(|(cluster, localities)| EndpointSet::new(cluster, localities))
-}
-
-fn locality<A: std::fmt::Debug>(
-    address: impl Strategy<Value = A>,
-    count: std::ops::Range<usize>,
-) -> impl Strategy<Value = LocalityEndpoints<A>> {
-    let place = (token(), token(), prop_oneof![token(), Just(String::new())])
-        .prop_map(|(region, zone, sub_zone)| Locality { region, zone, sub_zone });
-    (place, 0_u32..4, 0_u32..100, vec(endpoint(address), count)).prop_map(
-        |(locality, priority, weight, endpoints)| LocalityEndpoints { locality, priority, weight, endpoints },
     )
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use outrigger_model::cluster::Breaker;
-use outrigger_model::route::{RetryOn, RetryPolicy};
+use outrigger_model::cluster::{Balance, Breaker, Discovery};
+use outrigger_model::route::{AuthorityOf, RetryOn, RetryPolicy};
 use tokio::sync::Notify;
 
 use super::rig::*;
@@ -36,7 +36,7 @@ async fn refused_connection_is_retried_elsewhere() {
         .await;
         let mut setup = Setup::to(&[nobody().await, app]);
         setup.forward().retry = Some(RetryPolicy { attempts: 5, ..policy(&[RetryOn::ConnectFailure]) });
-        setup.cluster.balance = outrigger_model::cluster::Balance::RoundRobin;
+        setup.cluster.balance = Balance::RoundRobin;
         let rig = proxy(setup, Http1).await;
         let mut client = Wire::connect(rig.address).await;
         let mut counts = String::new();
@@ -271,7 +271,7 @@ async fn a_cookie_that_the_proxy_sets_leads_back_to_the_same_endpoint() {
             );
         }
         let mut setup = Setup::to(&addresses);
-        setup.cluster.balance = outrigger_model::cluster::Balance::Maglev { size: 251 };
+        setup.cluster.balance = Balance::Maglev { size: 251 };
         let ttl = Some(Duration::from_secs(60));
         setup.forward().hash =
             vec![outrigger_model::route::HashOn::Cookie { name: "sid".into(), path: Some("/".into()), ttl }];
@@ -286,6 +286,53 @@ async fn a_cookie_that_the_proxy_sets_leads_back_to_the_same_endpoint() {
                 client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: x=y; {cookie}\r\n\r\n")).await;
                 assert!(!headers(&client.head().await).contains_key("set-cookie"));
                 assert_eq!(client.bytes(1).await, owner);
+            }
+        }
+    })
+    .await;
+}
+
+/// The name of whom it goes to; of one without a name the authority stays.
+#[tokio::test]
+async fn each_attempt_has_the_name_of_its_endpoint_for_its_authority() {
+    run(async {
+        let app = |answer: &'static str| {
+            upstream(move |_, mut wire| async move {
+                loop {
+                    let head = headers(&wire.head().await);
+                    let before = head.get("x-forwarded-host").cloned().unwrap_or_default();
+                    let body = format!("{} {before}", head["host"]);
+                    let length = body.len();
+                    wire.send(&format!("HTTP/1.1 {answer}\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+                }
+            })
+        };
+        let (one, two) = (app("503 No").await, app("200 Yes").await);
+        for (names, said) in [
+            ([Some("one.test"), Some("two.test")], "two.test a"),
+            ([None, Some("two.test")], "two.test a"),
+            ([None, None], "a "),
+        ] {
+            let mut setup = Setup::to(&[one, two]);
+            if let Discovery::Static(set) = &mut setup.cluster.discovery {
+                for (endpoint, name) in set.localities[0].endpoints.iter_mut().zip(names) {
+                    endpoint.hostname = name.map(Into::into);
+                }
+            }
+            setup.cluster.balance = Balance::RoundRobin;
+            setup.forward().retry = Some(policy(&[RetryOn::FiveXx]));
+            setup.forward().rewrite.authority_of = Some(AuthorityOf::Endpoint);
+            setup.forward().rewrite.forwarded_host = true;
+            let rig = proxy(setup, Http1).await;
+            let mut client = Wire::connect(rig.address).await;
+            for _ in 0..2 {
+                client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                let head = client.head().await;
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                let length = headers(&head)["content-length"].parse().unwrap();
+                let body = client.bytes(length).await;
+                // A first attempt at the other has a name of its own, which is kept as well.
+                assert!(body == said || body == "two.test a,one.test", "{body}");
             }
         }
     })
@@ -320,7 +367,7 @@ async fn a_probe_that_met_a_dead_connection_keeps_its_place() {
         setup.cluster.breaker = Some(Box::new(Breaker {
             consecutive_failures: 1,
             failure_percent: 0.0,
-            open_time: Duration::from_millis(1),
+            open_time: Duration::from_secs(1),
             probes: 1,
             ..Breaker::default()
         }));
@@ -331,7 +378,7 @@ async fn a_probe_that_met_a_dead_connection_keeps_its_place() {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(client.head().await.starts_with("HTTP/1.1 500"));
         assert_eq!(breaker.phase(), Phase::Open);
-        std::thread::sleep(Duration::from_millis(2));
+        until("its time is over", || breaker.look().for_seconds >= 1.0).await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         met.notified().await;
         let over = Arc::new(AtomicBool::new(false));

@@ -45,6 +45,7 @@ pub(super) fn rewrite() -> BoxedStrategy<Rewrite> {
     let of_request = prop_oneof![
         token().prop_map(AuthorityOf::Header),
         "[a-z]{1,8}".prop_map(|text| AuthorityOf::Path("^/([^/]+).*".to_owned(), format!("\\1.{text}"))),
+        Just(AuthorityOf::Endpoint),
     ];
     let authority = (of(name()), of(of_request), any::<bool>());
     (0..3, "/[a-z]{0,5}", authority)
