@@ -41,8 +41,22 @@ const ROUTES: &[(&str, Fate)] = &[
     ("rewrite: {uri: /b, authority: other.test}", Enforced),
     ("timeout: 100us", Refused),
     ("timeout: 1ms", Enforced),
-    ("headers: {request: {set: {':authority': other.test, x-b: '100%'}, add: {x-c: d}}}", Enforced),
+    ("headers: {request: {set: {':authority': other.test, x-b: '100%%'}, add: {x-c: d}}}", Enforced),
     ("headers: {request: {remove: [host]}}", Refused),
+    ("headers: {request: {set: {x-b: '100%'}}}", Refused),
+    ("headers: {request: {set: {x-b: '%UPSTREAM_HOST%'}}}", Refused),
+    (
+        "headers: {request: {set: {x-a: '%REQ(x-b?:path):9% %PROTOCOL% %START_TIME% %START_TIME(%Y-%m-%d %s %3f)% %DOWNSTREAM_REMOTE_ADDRESS% \
+         %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% \
+         %DOWNSTREAM_LOCAL_PORT% %REQUESTED_SERVER_NAME% %DOWNSTREAM_PEER_URI_SAN% %ROUTE_NAME% %UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW%'}}}",
+        Enforced,
+    ),
+    (
+        "headers: {response: {add: {x-a: '%RESP(x-b?:status)% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %UPSTREAM_HOST% \
+         %UPSTREAM_REMOTE_ADDRESS% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT% %UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_LOCAL_PORT% \
+         %UPSTREAM_REQUEST_ATTEMPT_COUNT%'}}}",
+        Enforced,
+    ),
     (
         "fault: {delay: {fixedDelay: 1ms, percentage: {value: 0.01}}, abort: {grpcStatus: UNAVAILABLE, percentage: {value: 1}}}",
         Enforced,

@@ -22,14 +22,16 @@ pub mod retry;
 mod rewrite;
 pub mod session;
 pub mod table;
+pub mod text;
 
 pub use cors::Cors;
-pub use edits::HeaderEdits;
+pub use edits::{HeaderEdits, Written};
 pub use hedge::{HedgeDelay, HedgePolicy, MOST_HEDGES};
 pub use limits::{GrpcTimeout, StreamLimits};
 pub use mirror::Mirror;
 pub use retry::{RateLimitedBackOff, ResetHeader, RetryHeaders, RetryOn, RetryPolicy};
 pub use session::{Session, SessionBy};
+pub use text::HeaderText;
 
 /// A set of virtual hosts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

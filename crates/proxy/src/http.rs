@@ -15,6 +15,7 @@ pub mod copy;
 pub mod duration;
 pub mod edit;
 pub mod exchange;
+pub mod facts;
 pub mod filter;
 pub mod grpc;
 pub mod h1;

@@ -233,7 +233,7 @@ impl StreamRecord {
 }
 
 /// `%RESPONSE_CODE_DETAILS%` in Envoy's words, where Envoy has some.
-fn details_of(kind: &FailureKind) -> &'static str {
+pub(crate) fn details_of(kind: &FailureKind) -> &'static str {
     match kind {
         FailureKind::NoRoute => "route_not_found",
         FailureKind::NoCluster(_) => "cluster_not_found",

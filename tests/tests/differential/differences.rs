@@ -28,6 +28,8 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     ("A wait that is longer than the time that is left", &["wait-too-long: *"]),
     ("Tokens of sessions that say no end", &["session-timed: GET /a | cookie: *"]),
     ("A connection that an application has given up", &["given-up: *"]),
+    ("The host of a second attempt", &["host-of-endpoint-again: *"]),
+    ("The status of an answer to a failure, in its headers", &["answer-command-0: *reset"]),
 ];
 
 /// The pattern of a known difference that a case shows.

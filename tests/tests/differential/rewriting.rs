@@ -120,7 +120,11 @@ fn hosts_of_targets() -> Vec<Group> {
         rewrite("host-of-endpoint", all(), auto(json!({})), &requests),
         rewrite("host-of-endpoint-kept", all(), auto(json!({ "append_x_forwarded_host": true })), &requests),
         rewrite("host-of-endpoint-and-path", all(), auto(json!({ "prefix_rewrite": "/z/" })), &["GET /a"]),
-        rewrite("host-of-endpoint-again", all(), auto(again), &["GET /\nx-answers: 503, 200"]),
+        Group::host(
+            "host-of-endpoint-again",
+            json!({ "routes": [to(all(), "a", auto(again))], "include_request_attempt_count": true }),
+        )
+        .ask(["GET /\nx-answers: 503, 200"]),
         rewrite("host-of-endpoint-not", all(), json!({ "auto_host_rewrite": false }), &["GET /"]),
         share("host-of-share", json!({})),
         share("host-of-share-kept", json!({ "append_x_forwarded_host": true })),
@@ -185,6 +189,58 @@ fn request_headers() -> Vec<Group> {
         edits("request-percent", json!([edit("x-a", "100%% of it", OVERWRITE)]), json!([])),
         edits("request-empty", json!([edit("x-a", "", OVERWRITE)]), json!([])),
     ]
+}
+
+/// Values with commands: of requests, and of answers.
+fn commands() -> Vec<Group> {
+    let values = [
+        "%REQ(x-a)%",
+        "%REQ(x-none?x-a)%",
+        "%REQ(X-A):2%",
+        "a %REQ(x-none)% b",
+        "%REQ(x-none)%",
+        "%REQ(:METHOD)% %REQ(:PATH)% %REQ(:AUTHORITY)% %REQ(:SCHEME)%",
+        "%PROTOCOL%",
+        "100%% of %REQ(x-a)%",
+        "%ROUTE_NAME%",
+        "%UPSTREAM_CLUSTER%",
+        "%REQUESTED_SERVER_NAME%",
+        "%DOWNSTREAM_PEER_URI_SAN%",
+        "%START_TIME(%Y)%",
+        "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+    ];
+    let of_answers = [
+        "%RESPONSE_CODE%",
+        "%RESPONSE_FLAGS%",
+        "%RESPONSE_CODE_DETAILS%",
+        "%RESP(x-count)%",
+        "%RESP(x-none?x-app)%",
+        "%RESP(x-none)%",
+        "%UPSTREAM_HOST%",
+        "%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "%REQ(x-a)%",
+        "%PROTOCOL%",
+    ];
+    let requests = ["GET /p?q=r", "GET /\nx-a: first\nx-a: second", "POST /\nx-a: one, two\n\nhello"];
+    let route = |field: &str, value: &str, how: &str| {
+        let mut route = to(json!({ "prefix": "/" }), "a", json!({}));
+        route["name"] = "the-route".into();
+        route[field] = json!([edit("x-said", value, how), edit("x-a", "written", OVERWRITE)]);
+        route
+    };
+    let mut all = Vec::new();
+    for (i, value) in values.iter().enumerate() {
+        let route = route("request_headers_to_add", value, OVERWRITE);
+        all.push(Group::new(format!("command-{i}"), json!([route])).ask(requests));
+    }
+    for (i, value) in of_answers.iter().enumerate() {
+        let route = route("response_headers_to_add", value, APPEND);
+        let more = ["GET /\nx-answers: 503+x-said=app", "GET /\nx-answers: reset", "HEAD /"];
+        all.push(Group::new(format!("answer-command-{i}"), json!([route])).ask(requests).ask(more));
+    }
+    all
 }
 
 fn response_headers() -> Vec<Group> {
@@ -315,8 +371,19 @@ fn direct() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [paths(), hosts(), hosts_of_targets(), request_headers(), response_headers(), levels(), failures(), redirects(), direct()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        paths(),
+        hosts(),
+        hosts_of_targets(),
+        request_headers(),
+        commands(),
+        response_headers(),
+        levels(),
+        failures(),
+        redirects(),
+        direct(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -250,8 +250,13 @@ fn envoy_cluster(cluster: &mut Cluster) -> Fitted {
 
 fn take_authority(edits: &mut HeaderEdits) -> Option<String> {
     let is = |name: &str| name == ":authority" || name.eq_ignore_ascii_case("host");
-    let found =
-        edits.set.iter().chain(&edits.add).rev().find(|(name, _)| is(name)).map(|(_, value)| value.clone());
+    let found = edits
+        .set
+        .iter()
+        .chain(&edits.add)
+        .rev()
+        .find(|(name, _)| is(name))
+        .map(|(_, value)| value.to_string());
     edits.set.retain(|(name, _)| !is(name));
     edits.add.retain(|(name, _)| !is(name));
     edits.remove.retain(|name| !is(name));

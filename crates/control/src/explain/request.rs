@@ -3,6 +3,7 @@
 use outrigger_model::request::RequestView;
 use outrigger_model::route::HeaderEdits;
 use outrigger_model::route::edits::Write;
+use outrigger_model::route::text::{Command, Facts, of_request};
 use outrigger_model::{grpc, names};
 
 use super::body::ExplainRequest;
@@ -190,20 +191,40 @@ impl Asked {
         authority.clone_into(&mut self.authority);
     }
 
-    /// Edits in the order of the proxy: remove, set, add.
+    /// Edits in the order of the proxy: remove, set, add. Of commands those of the request itself are known.
     pub(super) fn edit(&mut self, edits: &HeaderEdits) {
         self.headers.retain(|(name, _)| !edits.remove.contains(name));
         let has = |name: &str| self.headers.iter().any(|(known, _)| known == name);
-        for write in edits.writes(has) {
-            let (Write::Set(name, value) | Write::Add(name, value)) = write;
+        let writes: Vec<(Write<'_>, String)> = edits
+            .writes(has)
+            .filter_map(|write| {
+                let value = write.pair().1.value(self)?;
+                Some((write, String::from_utf8_lossy(&value).into_owned()))
+            })
+            .collect();
+        for (write, value) in writes {
+            let name = write.pair().0;
             if is_authority(name) {
-                self.set_authority(value);
+                self.set_authority(&value);
                 continue;
             }
             if let Write::Set(..) = write {
                 self.headers.retain(|(known, _)| known != name);
             }
-            self.headers.push((name.to_owned(), value.to_owned()));
+            self.headers.push((name.to_owned(), value));
+        }
+    }
+}
+
+impl Facts for Asked {
+    fn say(&self, command: &Command, out: &mut Vec<u8>) {
+        match command {
+            Command::Request(name, other) => {
+                let value = of_request(self, name).or_else(|| of_request(self, other.as_deref()?));
+                out.extend_from_slice(value.unwrap_or_default());
+            }
+            Command::Protocol => out.extend_from_slice(if self.is_grpc() { b"HTTP/2" } else { b"HTTP/1.1" }),
+            _ => {}
         }
     }
 }

@@ -2,30 +2,43 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::route::text::HeaderText;
+
+/// A header by its lower-case name, and its value.
+pub type Written = (String, HeaderText);
+
 /// Edits of headers, in this order: remove, set, add. Whether a header is there, the conditional ones ask after the removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderEdits {
     /// Lower-case names to remove.
     pub remove: Vec<String>,
     /// Replace, or add if absent.
-    pub set: Vec<(String, String)>,
+    pub set: Vec<Written>,
     /// Add a value.
-    pub add: Vec<(String, String)>,
+    pub add: Vec<Written>,
     /// Replace what is there (`OVERWRITE_IF_EXISTS`).
     #[serde(default)]
-    pub set_if_present: Vec<(String, String)>,
+    pub set_if_present: Vec<Written>,
     /// Add what is not there (`ADD_IF_ABSENT`).
     #[serde(default)]
-    pub add_if_absent: Vec<(String, String)>,
+    pub add_if_absent: Vec<Written>,
 }
 
 /// One edit that writes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write<'a> {
     /// Replace, or add if absent.
-    Set(&'a str, &'a str),
+    Set(&'a str, &'a HeaderText),
     /// Add a value.
-    Add(&'a str, &'a str),
+    Add(&'a str, &'a HeaderText),
+}
+
+impl<'a> Write<'a> {
+    /// The header and its value.
+    pub fn pair(self) -> (&'a str, &'a HeaderText) {
+        let (Self::Set(name, value) | Self::Add(name, value)) = self;
+        (name, value)
+    }
 }
 
 /// What is written, in order. The conditions hold for what was there before the first is.
@@ -80,7 +93,14 @@ impl HeaderEdits {
         Writes { edits: self, met: present.chain(absent).collect(), at: 0 }
     }
 
-    /// These, and then those: as one, because nothing that is written hangs on the request.
+    /// Whether any value has commands.
+    #[inline]
+    pub fn has_commands(&self) -> bool {
+        let lists = [&self.set, &self.add, &self.set_if_present, &self.add_if_absent];
+        lists.into_iter().flatten().any(|(_, value)| value.plain().is_none())
+    }
+
+    /// These, and then those: as one. Commands read what was there before the first of them.
     #[must_use]
     pub fn then(mut self, later: &Self) -> Self {
         for name in &later.remove {
@@ -126,7 +146,7 @@ impl HeaderEdits {
     }
 }
 
-fn named(pairs: &[(String, String)], name: &str) -> bool {
+fn named(pairs: &[Written], name: &str) -> bool {
     pairs.iter().any(|(known, _)| known == name)
 }
 
@@ -134,20 +154,18 @@ fn named(pairs: &[(String, String)], name: &str) -> bool {
 mod tests {
     use super::*;
 
-    type Headers = Vec<(String, String)>;
-
-    fn pair(name: &str, value: &str) -> (String, String) {
-        (name.to_owned(), value.to_owned())
+    fn pair(name: &str, value: &str) -> Written {
+        (name.to_owned(), value.into())
     }
 
-    fn applied(edits: &HeaderEdits, mut headers: Headers) -> Headers {
+    fn applied(edits: &HeaderEdits, mut headers: Vec<Written>) -> Vec<Written> {
         headers.retain(|(name, _)| !edits.remove.contains(name));
         for write in edits.writes(|name| named(&headers, name)) {
-            let (Write::Set(name, value) | Write::Add(name, value)) = write;
+            let (name, value) = write.pair();
             if let Write::Set(..) = write {
                 headers.retain(|(known, _)| known != name);
             }
-            headers.push(pair(name, value));
+            headers.push((name.to_owned(), value.clone()));
         }
         headers
     }
@@ -163,7 +181,7 @@ mod tests {
         };
         let before = vec![pair("a", "0"), pair("gone", "0"), pair("a", "00")];
         let mut after = applied(&edits, before);
-        after.sort();
+        after.sort_by_key(|(name, value)| (name.clone(), value.written()));
         assert_eq!(
             after,
             [pair("a", "1"), pair("b", "5"), pair("c", "7"), pair("c", "8"), pair("gone", "6")]

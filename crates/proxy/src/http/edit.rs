@@ -12,6 +12,7 @@ use outrigger_model::route::{Forward, HeaderEdits, Rewrite, WeightedCluster};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
 use crate::http::context::RequestCtx;
+use crate::http::facts::{self, About};
 use crate::http::filter::ResponseEdit;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
@@ -125,13 +126,13 @@ pub fn request(
     weighted: &WeightedCluster,
 ) -> Result<(), Failure> {
     let mode = ctx.view.http.config.path;
-    let head = &mut ctx.head;
     for edits in [&weighted.request_headers, &route.config.request_headers] {
         // Nearly always.
         if !edits.is_empty() {
-            apply_request(head, edits).map_err(bad)?;
+            apply_request(ctx, route, edits).map_err(bad)?;
         }
     }
+    let head = &mut ctx.head;
     let rewrite = &forward.rewrite;
     // Before the path, of which it may be made.
     if weighted.authority.is_some() || rewrite.authority.is_some() || rewrite.authority_of.is_some() {
@@ -170,11 +171,7 @@ fn authority(
 /// # Errors
 /// It is no authority.
 #[cold]
-pub fn attempt(
-    head: &mut RequestHead,
-    rewrite: &Rewrite,
-    endpoint: &EndpointState,
-) -> Result<(), EditError> {
+pub fn attempt(head: &mut RequestHead, rewrite: &Rewrite, endpoint: &EndpointState) -> Result<(), EditError> {
     match &endpoint.hostname {
         Some(name) if **name != *head.authority() => replace(head, rewrite, name),
         _ => Ok(()),
@@ -216,35 +213,63 @@ fn is_authority(name: &str) -> bool {
     matches!(name, ":authority" | "host")
 }
 
-fn apply_request(head: &mut RequestHead, edits: &HeaderEdits) -> Result<(), EditError> {
+fn apply_request(
+    ctx: &mut RequestCtx<'_>,
+    route: &CompiledRoute,
+    edits: &HeaderEdits,
+) -> Result<(), EditError> {
+    let head = &mut ctx.head;
     for name in &edits.remove {
         head.remove(name);
     }
-    for write in edits.writes(|name| head.has(name)) {
-        match write {
-            // There is one, so that adding it is setting it.
-            Write::Set(name, value) | Write::Add(name, value) if is_authority(name) => {
-                head.set_authority(value)?;
-            }
-            Write::Set(name, value) => head.set(name, value)?,
-            Write::Add(name, value) => head.append(name, value)?,
+    let writes = edits.writes(|name| head.has(name));
+    if edits.has_commands() {
+        let said = facts::said(writes, &About::request(ctx, route).with(None));
+        for (write, value) in said {
+            write_request(&mut ctx.head, write, &value)?;
         }
+        return Ok(());
+    }
+    for write in writes {
+        write_request(head, write, write.pair().1.plain().unwrap_or_default().as_bytes())?;
     }
     Ok(())
 }
 
-fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits) {
+fn write_request(head: &mut RequestHead, write: Write<'_>, value: &[u8]) -> Result<(), EditError> {
+    match write {
+        // There is one, so that adding it is setting it; it has no commands.
+        Write::Set(name, text) | Write::Add(name, text) if is_authority(name) => {
+            head.set_authority(text.plain().unwrap_or_default())
+        }
+        Write::Set(name, _) => head.set(name, value),
+        Write::Add(name, _) => head.append(name, value),
+    }
+}
+
+fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits, about: &About<'_, '_>) {
     for name in &edits.remove {
         head.remove(name);
     }
-    for write in edits.writes(|name| head.has(name)) {
-        let (name, done) = match write {
-            Write::Set(name, value) => (name, head.set(name, value)),
-            Write::Add(name, value) => (name, head.append(name, value)),
-        };
-        if let Err(error) = done {
-            tracing::debug!(header = name, %error, "a response header could not be edited");
+    let writes = edits.writes(|name| head.has(name));
+    if edits.has_commands() {
+        for (write, value) in facts::said(writes, &about.with(Some(head))) {
+            write_response(head, write, &value);
         }
+        return;
+    }
+    for write in writes {
+        write_response(head, write, write.pair().1.plain().unwrap_or_default().as_bytes());
+    }
+}
+
+fn write_response(head: &mut ResponseHead, write: Write<'_>, value: &[u8]) {
+    let (name, done) = match write {
+        Write::Set(name, _) => (name, head.set(name, value)),
+        Write::Add(name, _) => (name, head.append(name, value)),
+    };
+    if let Err(error) = done {
+        tracing::debug!(header = name, %error, "a response header could not be edited");
     }
 }
 
@@ -256,15 +281,16 @@ fn put_response(head: &mut ResponseHead, name: &str, value: &[u8]) {
 }
 
 /// Edits of a redirect or an answer that the route itself gives.
-pub fn direct(route: &CompiledRoute, head: &mut ResponseHead) {
+pub fn direct(ctx: &RequestCtx<'_>, route: &CompiledRoute, head: &mut ResponseHead) {
     if !route.config.response_headers.is_empty() {
-        apply_response(head, &route.config.response_headers);
+        let about = About { details: "direct_response", ..About::request(ctx, route) };
+        apply_response(head, &route.config.response_headers, &about);
     }
 }
 
 /// Edits of the answer that we make of a failure to forward: they are the route's and the picked share's, as with an Envoy.
 #[cold]
-pub fn failed(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, forward: &Forward) {
+pub fn failed(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, forward: &Forward, failure: &Failure) {
     let picked = ctx.record.cluster.as_ref().map(|cluster| &*cluster.name);
     let share = forward.clusters.iter().find(|share| picked.is_none_or(|name| *name == *share.cluster));
     let share = share.filter(|_| picked.is_some() || forward.clusters.len() == 1);
@@ -276,11 +302,17 @@ pub fn failed(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, forward: &Forward
             (&edits.add_if_absent, How::IfAbsent),
             (&edits.add, How::Append),
         ];
-        for (name, value, how) in lists.into_iter().flat_map(|(list, how)| {
-            list.iter().map(move |(name, value)| (name.clone(), value.clone().into_bytes(), how))
-        }) {
-            ctx.extras().response.push(ResponseEdit { name: name.into(), value, how });
-        }
+        let about = About::failure(ctx, route, failure);
+        let known = about.with(None);
+        let written = lists
+            .into_iter()
+            .flat_map(|(list, how)| list.iter().map(move |(name, value)| (name, value, how)));
+        let written = written.filter_map(|(name, value, how)| {
+            let value = value.value(&known)?.into_owned();
+            Some(ResponseEdit { name: name.clone().into(), value, how })
+        });
+        let written: Vec<_> = written.collect();
+        ctx.extras().response.extend(written);
     }
 }
 
@@ -295,7 +327,8 @@ pub fn response(ctx: &RequestCtx<'_>, plan: &Plan<'_>, live: &mut Live) {
     strip_forged(&mut live.head, peer && ctx.conn.info.direction == Direction::Outbound);
     for edits in [&plan.weighted.response_headers, &plan.route.config.response_headers] {
         if !edits.is_empty() {
-            apply_response(&mut live.head, edits);
+            let about = About { details: "via_upstream", ..About::request(ctx, plan.route) };
+            apply_response(&mut live.head, edits, &about);
         }
     }
 }

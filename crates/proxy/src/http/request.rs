@@ -72,7 +72,7 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
         RouteAction::Forward(forward) => {
             let host_retry = found.host.retry.as_ref();
             let forwarded = self::forward(ctx, &view, found.route, forward, host_retry).await;
-            forwarded.inspect_err(|_| edit::failed(ctx, found.route, forward))?;
+            forwarded.inspect_err(|failure| edit::failed(ctx, found.route, forward, failure))?;
         }
         RouteAction::Redirect(redirect) => {
             let location = found.route.location(redirect, &ctx.head);
@@ -94,7 +94,7 @@ async fn direct(
 ) -> Result<(), Failure> {
     let asked = (ctx.record.is_grpc, ctx.head.method() == "HEAD");
     let mut local = respond::direct(status, body, asked, location);
-    edit::direct(route, &mut local.head);
+    edit::direct(ctx, route, &mut local.head);
     reply(ctx, local, "direct_response").await
 }
 

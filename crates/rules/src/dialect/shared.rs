@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use outrigger_model::cluster::{LONGEST_METRIC, MOST_METRICS};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
-use outrigger_model::route::{HeaderEdits, PathMatch, QueryMatch, RetryOn, RouteMatch};
+use outrigger_model::route::text::Edited;
+use outrigger_model::route::{HeaderEdits, HeaderText, PathMatch, QueryMatch, RetryOn, RouteMatch, Written};
 
 use crate::finding::{closest, code, quote};
 use crate::intent::{HttpRoute, Visibility};
@@ -240,7 +241,8 @@ fn one_way(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> Header
     }
 }
 
-fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> Vec<(String, String)> {
+/// Values with Envoy's commands, as people write them for Istio.
+fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> Vec<Written> {
     let mut values = Vec::new();
     for (key, item) in reader.entries(at) {
         // `:authority` of a request may be set; the other pseudo-headers have fields of their own.
@@ -256,10 +258,30 @@ fn header_values(reader: &mut Reader<'_>, at: Option<At<'_>>, request: bool) -> 
                 format!("{} has a control character, which a header value must not have", item.path),
             );
         } else if good_name {
-            values.push((key.text.to_ascii_lowercase(), value));
+            let name = key.text.to_ascii_lowercase();
+            values.extend(header_text(reader, &item, &name, &value, request).map(|text| (name, text)));
         }
     }
     values
+}
+
+/// A value, with what its commands are; the authority has none.
+fn header_text(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    name: &str,
+    value: &str,
+    request: bool,
+) -> Option<HeaderText> {
+    let edited = if request { Edited::Request } else { Edited::Response };
+    let read = match HeaderText::read(value, edited) {
+        Ok(HeaderText::Format(_)) if request && matches!(name, ":authority" | "host") => {
+            Err("a command is no authority; a rewrite by a header or the path is what Envoys have for that"
+                .to_owned())
+        }
+        read => read,
+    };
+    read.map_err(|why| reader.error(at, format!("{}: {why}", at.path))).ok()
 }
 
 /// Conditions that Envoy has and we don't.

@@ -18,7 +18,7 @@ use crate::wire::route::route_action::{
 };
 use crate::wire::route::weighted_cluster::cluster_weight::HostRewriteSpecifier as Specifier;
 use crate::wire::route::{self, weighted_cluster::ClusterWeight};
-use crate::wire::{self, protobuf, uint};
+use crate::wire::{self, uint};
 
 /// `connect`: the route takes CONNECT, which Envoy wants to be told here.
 #[allow(deprecated)] // what other control planes say of gRPC's own timeouts
@@ -245,7 +245,9 @@ fn encode_authority(rewrite: &Rewrite) -> Option<HostRewriteSpecifier> {
         AuthorityOf::Path(pattern, substitution) => {
             HostRewriteSpecifier::HostRewritePathRegex(encode_substitution(&(pattern, substitution)))
         }
-        AuthorityOf::Endpoint => HostRewriteSpecifier::AutoHostRewrite(protobuf::BoolValue { value: true }),
+        AuthorityOf::Endpoint => {
+            HostRewriteSpecifier::AutoHostRewrite(wire::protobuf::BoolValue { value: true })
+        }
     })
 }
 
@@ -325,14 +327,14 @@ pub(super) fn request_edits(
     add: &[wire::core::HeaderValueOption],
     remove: &[String],
 ) -> Decoded<HeaderEdits> {
-    headers::decode(add, remove, "request_headers_to_add", "request_headers_to_remove")
+    headers::decode(add, remove, headers::REQUEST, "request_headers_to_remove")
 }
 
 pub(super) fn response_edits(
     add: &[wire::core::HeaderValueOption],
     remove: &[String],
 ) -> Decoded<HeaderEdits> {
-    headers::decode(add, remove, "response_headers_to_add", "response_headers_to_remove")
+    headers::decode(add, remove, headers::RESPONSE, "response_headers_to_remove")
 }
 
 fn decode_hash(wire: &HashPolicy) -> Decoded<HashOn> {

@@ -1,13 +1,17 @@
-//! Edits of headers. Envoy reads `%` in a value as a command; the model's values are literal, so it is doubled on the
-//! wire.
+//! Edits of headers. Envoy reads `%` in a value as a command; in texts without any it is doubled on the wire.
 
 use outrigger_model::ext_authz::FRAMING;
-use outrigger_model::route::{HeaderEdits, Route, RouteAction};
+use outrigger_model::route::text::Edited;
+use outrigger_model::route::{HeaderEdits, HeaderText, Route, RouteAction, Written};
 
 use super::flaw::{Decoded, Flaw, each, flaw};
 use super::left_out;
 use crate::kind::ClientKind;
 use crate::wire::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction as Append};
+
+/// The fields that say which headers are added.
+pub(super) const REQUEST: &str = "request_headers_to_add";
+pub(super) const RESPONSE: &str = "response_headers_to_add";
 
 /// What to add, what to remove.
 pub(super) type WireEdits = (Vec<HeaderValueOption>, Vec<String>);
@@ -17,14 +21,10 @@ pub(super) fn encode(edits: &HeaderEdits, kind: ClientKind) -> WireEdits {
     let allowed = |name: &str| {
         kind != ClientKind::Envoy || !(name.starts_with(':') || name.eq_ignore_ascii_case("host"))
     };
-    let option = |append: Append, (name, value): &(String, String)| HeaderValueOption {
-        header: Some(HeaderValue {
-            key: name.clone(),
-            value: value.replace('%', "%%"),
-            ..Default::default()
-        }),
+    let option = |append: Append, (name, value): &Written| HeaderValueOption {
+        header: Some(HeaderValue { key: name.clone(), value: value.written(), ..Default::default() }),
         append_action: append as i32,
-        keep_empty_value: value.is_empty(),
+        keep_empty_value: value.plain() == Some(""),
         ..Default::default()
     };
     let lists = [
@@ -46,11 +46,15 @@ pub(super) fn decode(
     add_field: &str,
     remove_field: &str,
 ) -> Decoded<HeaderEdits> {
+    let edited = match add_field {
+        RESPONSE => Edited::Response,
+        _ => Edited::Request,
+    };
     let mut edits = HeaderEdits {
         remove: each(remove, remove_field, |name| header_name(name))?,
         ..HeaderEdits::default()
     };
-    for (name, value, append) in each(add, add_field, option)?.into_iter().flatten() {
+    for (name, value, append) in each(add, add_field, |wire| option(wire, edited))?.into_iter().flatten() {
         let list = match append {
             Append::AppendIfExistsOrAdd => &mut edits.add,
             Append::AddIfAbsent => &mut edits.add_if_absent,
@@ -64,7 +68,7 @@ pub(super) fn decode(
 
 /// None where an empty value means that nothing is written, as in Envoy it does unless told otherwise.
 #[allow(deprecated)] // `append` is what older control planes send
-fn option(wire: &HeaderValueOption) -> Decoded<Option<(String, String, Append)>> {
+fn option(wire: &HeaderValueOption, edited: Edited) -> Decoded<Option<(String, HeaderText, Append)>> {
     let Some(header) = &wire.header else { return flaw("header", "is required") };
     // The authority may be set, as it may be by a rewrite; other pseudo-headers may not.
     let name = match header.key.as_str() {
@@ -88,7 +92,19 @@ fn option(wire: &HeaderValueOption) -> Decoded<Option<(String, String, Append)>>
         (None, Ok(append)) => append,
         (None, Err(_)) => return flaw("append_action", format!("{} is unknown", wire.append_action)),
     };
-    Ok((!raw.is_empty() || wire.keep_empty_value).then(|| (name, literal(raw), append)))
+    if raw.is_empty() && !wire.keep_empty_value {
+        return Ok(None);
+    }
+    let text = HeaderText::read(raw, edited).map_err(|why| Flaw::new(why).under("header.value"))?;
+    if text.plain().is_none() {
+        if matches!(name.as_str(), ":authority" | "host") {
+            return flaw("header.value", "commands are not supported for the authority");
+        }
+        if wire.keep_empty_value {
+            left_out("keep_empty_value of a header value with commands");
+        }
+    }
+    Ok(Some((name, text, append)))
 }
 
 /// What a route configuration or a virtual host has for all its routes.
@@ -101,8 +117,8 @@ impl Edits {
     /// Of requests and of responses.
     pub(super) fn decode(add: [&[HeaderValueOption]; 2], remove: [&[String]; 2]) -> Decoded<Self> {
         Ok(Self {
-            request: decode(add[0], remove[0], "request_headers_to_add", "request_headers_to_remove")?,
-            response: decode(add[1], remove[1], "response_headers_to_add", "response_headers_to_remove")?,
+            request: decode(add[0], remove[0], REQUEST, "request_headers_to_remove")?,
+            response: decode(add[1], remove[1], RESPONSE, "response_headers_to_remove")?,
         })
     }
 }
@@ -147,14 +163,6 @@ pub(super) fn literal_pair(wire: &HeaderValue) -> Decoded<(String, String)> {
     Ok((name, value.to_owned()))
 }
 
-/// Undoes the doubling; commands (`%REQ(x)%`) stay as they are.
-fn literal(value: &str) -> String {
-    if value.replace("%%", "").contains('%') {
-        left_out("header value commands");
-    }
-    value.replace("%%", "%")
-}
-
 pub(super) fn header_name(name: &str) -> Decoded<String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if !name.is_empty() && name.bytes().all(token) {
@@ -184,7 +192,29 @@ mod tests {
         let empty = add("x-a", "", Append::OverwriteIfExistsOrAdd);
         assert_eq!(one(std::slice::from_ref(&empty)), HeaderEdits::default());
         let kept = HeaderValueOption { keep_empty_value: true, ..empty };
-        assert_eq!(one(&[kept]).set, [("x-a".to_owned(), String::new())]);
+        assert_eq!(one(&[kept]).set, [("x-a".to_owned(), "".into())]);
+    }
+
+    #[test]
+    fn values_have_commands_and_what_is_none_here_is_refused_by_name() {
+        let read = |value: &str, field: &str| {
+            let option = add("x-a", value, Append::OverwriteIfExistsOrAdd);
+            decode(&[option], &[], field, "remove")
+        };
+        let edits = read("%REQ(x-b?:path):9% 50%%", REQUEST).unwrap();
+        let (wire, _) = encode(&edits, ClientKind::Envoy);
+        assert_eq!(wire[0].header.as_ref().unwrap().value, "%REQ(x-b?:path):9% 50%%");
+        assert!(edits.has_commands() && !read("50%%", REQUEST).unwrap().has_commands());
+        assert!(read("%RESPONSE_CODE%", RESPONSE).is_ok());
+        for (value, field, told) in [
+            ("%RESPONSE_CODE%", REQUEST, "%RESPONSE_CODE% is for headers of responses"),
+            ("%DYNAMIC_METADATA(a:b)%", RESPONSE, "%DYNAMIC_METADATA% is no command"),
+            ("50%", REQUEST, "one by itself is %%"),
+        ] {
+            let flaw = read(value, field).unwrap_err();
+            assert_eq!(flaw.field, format!("{field}[0].header.value"));
+            assert!(flaw.reason.contains(told), "{}", flaw.reason);
+        }
     }
 
     #[test]
@@ -216,8 +246,8 @@ mod tests {
             } else {
                 share.then(&route.request_headers)
             };
-            let values = |list: &[(String, String)]| {
-                list.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>().join(" ")
+            let values = |list: &[Written]| {
+                list.iter().map(|(_, value)| value.written()).collect::<Vec<_>>().join(" ")
             };
             [values(&order.set), values(&order.add), values(&order.add_if_absent)]
         };

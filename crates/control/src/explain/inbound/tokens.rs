@@ -31,7 +31,8 @@ pub(super) fn look(filter: &HttpFilter, request: &mut Asked) -> Result<Proven, D
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     match tokens.decide(request, now, &mut Nothing) {
         Outcome::Passes(effects) => {
-            request.edit(&HeaderEdits { remove: effects.remove, add: effects.add, ..HeaderEdits::default() });
+            let add = effects.add.into_iter().map(|(name, value)| (name, value.into())).collect();
+            request.edit(&HeaderEdits { remove: effects.remove, add, ..HeaderEdits::default() });
             if let Some(path) = effects.path {
                 request.set_path(path);
             }

@@ -65,7 +65,7 @@ fn backends(
         std::mem::swap(&mut share.response_headers, &mut own.response);
         if !lone && let Some(authority) = own.rewrite.authority.take() {
             // A share has no rewrite of its own, but edits.
-            share.request_headers.set.push((":authority".to_owned(), authority));
+            share.request_headers.set.push((":authority".to_owned(), authority.into()));
         }
         let fits = own.is_empty() || (lone && effects.absorb(own));
         if !fits {

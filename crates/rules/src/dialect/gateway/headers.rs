@@ -1,7 +1,7 @@
 //! Matches on headers and query parameters, and edits of headers, as lists of names and values.
 
 use outrigger_model::matcher::{HeaderMatch, StringMatch};
-use outrigger_model::route::{HeaderEdits, QueryMatch};
+use outrigger_model::route::{HeaderEdits, QueryMatch, Written};
 
 use crate::finding::code;
 use crate::reader::{At, Reader, Table};
@@ -80,8 +80,9 @@ pub(super) fn edits(reader: &mut Reader<'_>, at: &At<'_>, request: bool) -> Head
     HeaderEdits { remove, set, add, ..HeaderEdits::default() }
 }
 
-fn values(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<(String, String)> {
-    let mut found: Vec<(String, String)> = Vec::new();
+/// Values as they stand: Gateway API knows no commands.
+fn values(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<Written> {
+    let mut found: Vec<Written> = Vec::new();
     for item in reader.list(at) {
         let Some(fields) = reader.fields(&item, &HEADER) else { continue };
         for name in ["name", "value"].into_iter().filter(|name| !fields.has(name)) {
@@ -101,7 +102,7 @@ fn values(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<(String, String)> 
             );
             reader.warn(code::NO_EFFECT, &item, message);
         } else {
-            found.push((name, value));
+            found.push((name, value.into()));
         }
     }
     found

@@ -1,6 +1,6 @@
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{
-    Cors, Forward, HeaderEdits, NoCluster, PathMatch, Redirect, RetryOn, Rewrite, RouteAction,
+    Cors, Forward, HeaderEdits, HeaderText, NoCluster, PathMatch, Redirect, RetryOn, Rewrite, RouteAction,
 };
 
 use crate::intent::{AttachedIntent, HttpRoute};
@@ -123,7 +123,7 @@ fn backends_have_weights_and_edits_and_lost_ones_keep_their_share() {
         [("a.shop.svc.cluster.local", Some(80), 3), ("b.bank.svc.cluster.local", Some(81), 1)]
     );
     let edits = &route.targets[0].share.request_headers.set;
-    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let pair = |name: &str, value: &str| (name.to_owned(), HeaderText::from(value));
     assert_eq!(*edits, [pair("x", "y"), pair(":authority", "other.example")]);
     assert_eq!((route.lost, intent.flaws.len(), intent.flaws[0].reason.as_str()), (5, 1, "InvalidKind"));
     assert_eq!(forward(route).no_cluster, NoCluster::InternalError);
@@ -141,7 +141,7 @@ fn a_rule_without_weight_goes_nowhere() {
 #[test]
 fn filters_of_a_rule_become_effects() {
     let route = rule(
-        "filters:\n  - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: '1'}], add: [{name: B, value: '2'}], remove: [C]}}\n  \
+        "filters:\n  - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: '1'}], add: [{name: B, value: '%REQ(x)%'}], remove: [C]}}\n  \
          - {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: D, value: '3'}]}}\n  \
          - {type: URLRewrite, urlRewrite: {hostname: x.example, path: {type: ReplaceFullPath, replaceFullPath: /new}}}\n  \
          - {type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 80}, fraction: {numerator: 1, denominator: 8}}}\n  \
@@ -150,14 +150,15 @@ fn filters_of_a_rule_become_effects() {
          backendRefs: [{name: catalog, port: 80}]",
     );
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let edit = |name: &str, value: &str| (name.to_owned(), HeaderText::from(value));
     let edits = HeaderEdits {
-        set: vec![pair("a", "1")],
-        add: vec![pair("b", "2")],
+        set: vec![edit("a", "1")],
+        add: vec![edit("b", "%REQ(x)%")],
         remove: vec!["c".into()],
         ..HeaderEdits::default()
     };
     assert_eq!(route.route.request_headers, edits);
-    assert_eq!(route.route.response_headers.add, [pair("d", "3")]);
+    assert_eq!(route.route.response_headers.add, [edit("d", "3")]);
     let regex = Some(pair("^[^?]*", "/new"));
     let rewrite = Rewrite { regex, authority: Some("x.example".into()), ..Rewrite::default() };
     assert_eq!(forward(&route).rewrite, rewrite);

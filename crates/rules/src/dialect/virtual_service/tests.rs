@@ -86,9 +86,39 @@ http:
     let targets = &route.http[0].targets;
     assert_eq!(targets.iter().map(|t| t.share.weight).collect::<Vec<_>>(), [90, 10]);
     assert_eq!((targets[0].target.subset.as_deref(), targets[0].target.port), (Some("v1"), Some(9080)));
-    assert_eq!(targets[0].share.request_headers.set, [("x-a".to_owned(), "1".to_owned())]);
+    assert_eq!(targets[0].share.request_headers.set, [("x-a".to_owned(), "1".into())]);
     assert_eq!(targets[0].share.request_headers.remove, ["x-b"]);
-    assert_eq!(targets[0].share.response_headers.add, [("x-c".to_owned(), "2".to_owned())]);
+    assert_eq!(targets[0].share.response_headers.add, [("x-c".to_owned(), "2".into())]);
+}
+
+#[test]
+fn values_of_headers_have_envoys_commands() {
+    let of = |way: &str, name: &str, value: &str| {
+        virtual_service(&format!(
+            "hosts: [reviews]\nhttp:\n- route: [{{destination: {{host: reviews}}}}]\n  headers: {{{way}: {{set: {{'{name}': '{value}'}}}}}}"
+        ))
+    };
+    let edits = route(&of("request", "x-a", "%REQ(x-b?:path):9% of %PROTOCOL%")).http[0]
+        .route
+        .request_headers
+        .clone();
+    assert!(edits.has_commands());
+    assert_eq!(edits.set[0].1.to_string(), "%REQ(x-b?:path):9% of %PROTOCOL%");
+    let edits = route(&of("response", "x-a", "50%%")).http[0].route.response_headers.clone();
+    assert_eq!((edits.has_commands(), edits.set[0].1.to_string()), (false, "50%".to_owned()));
+    assert!(route(&of("response", "x-a", "%UPSTREAM_HOST%")).http[0].route.response_headers.has_commands());
+    for (way, name, value, wanted) in [
+        ("request", "x-a", "50%", "set.x-a: a percent sign begins a command"),
+        ("request", "x-a", "%NOTHING%", "%NOTHING% is no command that headers have here"),
+        ("request", "x-a", "%UPSTREAM_HOST%", "%UPSTREAM_HOST% is for headers of responses"),
+        ("request", "x-a", "%ENVIRONMENT(HOME)%", "%ENVIRONMENT% is no command"),
+        ("response", "x-a", "%DURATION%", "is known only when a request is over"),
+        ("request", ":authority", "%REQ(x-host)%", "a command is no authority"),
+        ("request", "Host", "%REQ(x-host)%", "a command is no authority"),
+    ] {
+        let told = one_told(&of(way, name, value));
+        assert!(told.contains(wanted), "{value}: {told}");
+    }
 }
 
 #[test]

@@ -96,7 +96,11 @@ fn header_match() -> impl Strategy<Value = HeaderMatch> {
 }
 
 fn edits() -> impl Strategy<Value = HeaderEdits> {
-    let value = || prop_oneof![text(), Just(String::new())];
+    let commands = || {
+        proptest::sample::select(vec!["%REQ(x-a?:path):9%", "a %PROTOCOL%%% b", "%START_TIME(%s)%"])
+            .prop_map(|text| HeaderText::read(text, text::Edited::Request).unwrap())
+    };
+    let value = || prop_oneof![text().prop_map(HeaderText::from), Just(HeaderText::default()), commands()];
     let pairs = || vec((token(), value()), 0..2);
     (vec(token(), 0..2), pairs(), pairs(), pairs(), pairs()).prop_map(
         |(remove, set, add, set_if_present, add_if_absent)| HeaderEdits {

@@ -26,13 +26,16 @@ fn routes_redirect_answer_rewrite_and_edit() {
     let body = "not from here\n".to_owned();
     assert_eq!(closed.route.action, RouteAction::Direct { status: 403, body });
     assert!(closed.matches[0].request.ignore_case);
-    assert_eq!(closed.route.response_headers.set, [("cache-control".to_owned(), "no-store".to_owned())]);
-    assert_eq!(searches.route.request_headers.add, [("x-search".to_owned(), "1".to_owned())]);
+    assert_eq!(closed.route.response_headers.set, [("cache-control".to_owned(), "no-store".into())]);
+    assert!(
+        versioned.route.request_headers.has_commands() && versioned.route.response_headers.has_commands()
+    );
+    assert_eq!(searches.route.request_headers.add, [("x-search".to_owned(), "1".into())]);
     let regex = Some(("^/v[0-9]+".to_owned(), "/api".to_owned()));
     let authority = Some("api.shop.internal".to_owned());
     assert_eq!(forward(versioned).rewrite, Rewrite { regex, authority, ..Rewrite::default() });
     assert_eq!(forward(versioned).timeout, Some(Duration::from_secs(2)), "the page's");
-    assert_eq!(rest.targets[1].share.response_headers.set, [("x-canary".to_owned(), "yes".to_owned())]);
+    assert_eq!(rest.targets[1].share.response_headers.set, [("x-canary".to_owned(), "yes".into())]);
     assert!(retry(rest).avoid_previous_hosts);
     let other = route(&page("service: a\nretry: {avoidPreviousHosts: false}"));
     assert!(!retry(&other.http[0]).avoid_previous_hosts);
