@@ -2,6 +2,8 @@ use super::*;
 use crate::instance::{Protocol, State, sample};
 use crate::world::sample;
 
+mod generated;
+
 pub(super) fn shop() -> Vec<Instance> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
     v2.service_account = "other".into();
