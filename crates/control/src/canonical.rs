@@ -6,6 +6,12 @@ const NAMES: [&str; 3] = ["service.istio.io/canonical-name", "app.kubernetes.io/
 const VERSIONS: [&str; 3] = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
 /// The sidecar's container, and how the mesh knows that there is one.
 pub const SIDECAR: &str = "outrigger-proxy";
+/// The container that installs the rules of interception.
+pub const INIT: &str = "outrigger-init";
+/// The container that takes its place where a CNI plugin installs them: it has their options, and ends well only if they are there.
+pub const VALIDATION: &str = "outrigger-validation";
+/// The variable of the sidecar that its bootstrap is in.
+pub const BOOTSTRAP: &str = "OUTRIGGER_BOOTSTRAP";
 /// What the name of a ReplicaSet ends with: a Deployment's, and a Rollout's of Argo.
 const HASHES: [&str; 2] = ["pod-template-hash", "rollouts-pod-template-hash"];
 /// What OpenShift's ReplicationController is made by.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use serde_saphyr::SerializerOptions;
 
 use crate::canonical;
-pub use crate::canonical::SIDECAR;
+pub use crate::canonical::{INIT, SIDECAR, VALIDATION};
 
 mod bootstrap;
 mod containers;
@@ -25,16 +25,11 @@ mod status;
 mod wishes;
 pub mod workload;
 
-pub use containers::VARIABLE as BOOTSTRAP;
 pub use decision::decides_alone;
 pub use release::Release;
 pub use settings::{FailurePolicy, InjectSettings, NativeSidecar, PullSecret};
 pub use status::uninject;
 
-/// The container that installs the rules of interception.
-pub const INIT: &str = "outrigger-init";
-/// The container that takes its place where a CNI plugin installs them: it has their options, and ends well only if they are there.
-pub const VALIDATION: &str = "outrigger-validation";
 /// The annotation that says what was injected.
 pub const STATUS: &str = "outrigger.io/status";
 /// The label that says by which revision.

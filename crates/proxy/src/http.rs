@@ -4,6 +4,7 @@
 //! their responses, `respond` answers. `h1` is the codec, `head`, `body` and `send` are the two protocols as one.
 
 pub mod attempt;
+pub mod authority;
 pub mod body;
 pub mod breakage;
 pub mod call;

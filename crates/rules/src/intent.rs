@@ -11,6 +11,7 @@ mod destination;
 mod limits;
 mod nearness;
 mod route;
+mod say;
 mod security;
 mod service;
 mod sidecar;
@@ -22,8 +23,8 @@ pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteF
 pub use backend_tls::{BackendTls, Roots, RootsIntent};
 pub use client_tls::{ClientTls, ClientTlsMode};
 pub use destination::{
-    ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent, LoadBalancing, Say,
-    SubsetIntent, TrafficPolicy,
+    ConnectionPool, DestinationIntent, Fallback, H2Upgrade, HealthCheckIntent, LoadBalancing, SubsetIntent,
+    TrafficPolicy,
 };
 pub use limits::{GlobalIntent, LimitsIntent};
 pub use nearness::{Distribution, Nearness, PlacePattern, ZoneAware};
@@ -31,6 +32,7 @@ pub use route::{
     Carried, Delegate, HttpMatch, HttpRoute, MirrorTarget, Reach, RouteIntent, Said, Target, TcpMatch,
     TcpRoute, TlsMatch, TlsRoute, WeightedTarget,
 };
+pub use say::Say;
 pub use security::{
     AuthorizationAction, AuthorizationIntent, AuthorizationRule, Condition, IpKey, MtlsIntent, MtlsMode,
     Operation, ServiceAccountMatch, Source, TextKey,

@@ -161,20 +161,7 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     let refused = stage.cluster.try_apply(&late).unwrap_err();
     assert!(refused.contains("failed calling webhook"), "{refused}");
     call("without a control plane").await;
-    // Where the failure policy says so it is made, without a sidecar.
-    stage.failure_policy("Ignore");
-    eventually("a Pod is made all the same", || async {
-        stage.cluster.try_apply(&late.replace("late", "bare"))
-    })
-    .await;
-    let bare = pod(&stage, "bare")["spec"].to_string();
-    assert!(!bare.contains("outrigger-proxy"), "{bare}");
-    stage.failure_policy("Fail");
-    eventually("no Pod is made again", || async {
-        let made = stage.cluster.kubectl_with(&late, &["apply", "--dry-run=server"]);
-        if made.is_err() { Ok(()) } else { Err("it is made") }.map_err(str::to_owned)
-    })
-    .await;
+    made_all_the_same(&stage, &late).await;
     stage.mesh.start_control().await;
     eventually("Pods are injected again", || async { stage.cluster.try_apply(&late) }).await;
     stage.until_ready("late", 1).await;
@@ -198,6 +185,23 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     call("without an API server").await;
     stage.cluster.start_api().await;
     call("with an API server that was restarted").await;
+}
+
+/// Where the failure policy says so a Pod is made while the webhook is away, without a sidecar.
+async fn made_all_the_same(stage: &Stage, late: &str) {
+    stage.failure_policy("Ignore");
+    eventually("a Pod is made all the same", || async {
+        stage.cluster.try_apply(&late.replace("late", "bare"))
+    })
+    .await;
+    let bare = pod(stage, "bare")["spec"].to_string();
+    assert!(!bare.contains("outrigger-proxy"), "{bare}");
+    stage.failure_policy("Fail");
+    eventually("no Pod is made again", || async {
+        let made = stage.cluster.kubectl_with(late, &["apply", "--dry-run=server"]);
+        if made.is_err() { Ok(()) } else { Err("it is made") }.map_err(str::to_owned)
+    })
+    .await;
 }
 
 /// Asks as an application does that has a name: what has answered, with the request's head as it arrived.

@@ -35,6 +35,18 @@ fn is_in_order(history: &[String], lines: &[&str]) -> bool {
     places.iter().all(Option::is_some) && places.is_sorted()
 }
 
+/// Who applies what makes Pods hears what they will not, each by its own name.
+fn warned_of_pods(stage: &Stage) {
+    let said = warned(stage, JOB);
+    assert!(said.contains("Warning: the Pod is to end (restartPolicy OnFailure)"), "{said}");
+    let wrong = deployment("web", "v1", 1).replace(
+        r#""metadata":{"labels":{"app""#,
+        r#""metadata":{"annotations":{"sidecar.istio.io/proxyCPU":"much"},"labels":{"app""#,
+    );
+    let said = warned(stage, &wrong);
+    assert!(said.contains("Warning: its Pods will be refused: ") && said.contains("proxyCPU"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_node_is_too_old_sidecars_are_plain_and_nothing_is_lost() {
     let Some(stage) = Stage::start_in(json!({"holdApplicationUntilProxyStarts": true}), None).await else {
@@ -52,16 +64,7 @@ async fn where_a_node_is_too_old_sidecars_are_plain_and_nothing_is_lost() {
     })
     .await;
 
-    // Who applies what makes Pods hears what they will not, each by its own name.
-    let said = warned(&stage, JOB);
-    assert!(said.contains("Warning: the Pod is to end (restartPolicy OnFailure)"), "{said}");
-    let wrong = deployment("web", "v1", 1).replace(
-        r#""metadata":{"labels":{"app""#,
-        r#""metadata":{"annotations":{"sidecar.istio.io/proxyCPU":"much"},"labels":{"app""#,
-    );
-    let said = warned(&stage, &wrong);
-    assert!(said.contains("Warning: its Pods will be refused: ") && said.contains("proxyCPU"), "{said}");
-
+    warned_of_pods(&stage);
     stage.mesh.apply(STRICT).await;
     stage.mesh.apply(ONLY_WEB).await;
     stage.cluster.apply(&deployment("web", "v1", 1));

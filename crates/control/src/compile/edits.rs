@@ -2,6 +2,7 @@
 
 use std::mem::take;
 
+use outrigger_model::route::edits::Written;
 use outrigger_model::route::{HeaderEdits, Route, RouteAction};
 
 /// Where a route has one destination, the edits for that come after the route's own, as in Istio; of several the route's come last. Of
@@ -17,7 +18,7 @@ pub(super) fn of_the_only_share(route: &mut Route) {
     route.response_headers = take(&mut route.response_headers).then(&response);
 }
 
-fn lists(edits: &mut HeaderEdits) -> [&mut Vec<(String, String)>; 4] {
+fn lists(edits: &mut HeaderEdits) -> [&mut Vec<Written>; 4] {
     let HeaderEdits { set, add, set_if_present, add_if_absent, .. } = edits;
     [set, add, set_if_present, add_if_absent]
 }

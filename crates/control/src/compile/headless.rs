@@ -9,7 +9,7 @@ use outrigger_rules::intent::Host;
 
 use super::imports::knows;
 use super::lens::{Lens, Seen};
-use super::{names, route};
+use super::names;
 
 /// The headless services that the workload at an address serves there, with their port, by host.
 pub(super) fn at<'w>(lens: &Lens<'w>, address: SocketAddr) -> Vec<(Seen<'w>, u16)> {
@@ -28,14 +28,16 @@ pub(super) fn at<'w>(lens: &Lens<'w>, address: SocketAddr) -> Vec<(Seen<'w>, u16
     found
 }
 
-/// The routes of each of them, for who calls by its name. `name` is the cluster of the address.
-pub(super) fn virtual_hosts(lens: &Lens<'_>, name: &str, address: SocketAddr) -> Vec<VirtualHost> {
+/// The routes of each of them, for who calls by its name. `name` is the cluster of the address; `routes` are those of a service's port.
+pub(super) fn virtual_hosts(
+    lens: &Lens<'_>,
+    (name, address): (&str, SocketAddr),
+    routes: impl Fn(Seen<'_>, u16, Vec<String>) -> VirtualHost,
+) -> Vec<VirtualHost> {
     let of = |(service, port): (Seen<'_>, u16)| {
         let whole = service.host().as_str();
         // One of its instances has a name of its own below it.
-        let mut domains = vec![whole.to_owned(), format!("*.{whole}")];
-        domains.extend(route::short_names(lens, service));
-        let mut found = route::virtual_host(lens, service, port, domains);
+        let mut found = routes(service, port, vec![whole.to_owned(), format!("*.{whole}")]);
         for route in &mut found.routes {
             if let RouteAction::Forward(forward) = &mut route.action {
                 to_called(&mut forward.clusters, &names::outbound(port, "", whole), name);

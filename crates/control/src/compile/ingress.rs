@@ -9,12 +9,10 @@ use outrigger_rules::intent::{AppAddress, Ingress, SidecarIntent};
 
 use super::lens::Lens;
 use super::limits::limits;
+pub(super) use super::names::OTHER_PORTS;
 use super::{names, origin};
 use crate::described;
 use crate::instance::{Instance, Protocol};
-
-/// Stands for every port that is not registered.
-pub(super) const OTHER_PORTS: u16 = 0;
 
 /// The Sidecar that says what comes in.
 fn saying<'w>(lens: &Lens<'w>) -> Option<&'w SidecarIntent> {

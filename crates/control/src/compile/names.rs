@@ -18,6 +18,9 @@ use outrigger_rules::intent::Host;
 /// Stands for every host, where the first bytes say which.
 pub const ANY_HOST: &str = "*";
 
+/// Stands for every port that is not registered.
+pub const OTHER_PORTS: u16 = 0;
+
 /// Direction, port, subset and host of a cluster, listener or route configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outbound<'a> {

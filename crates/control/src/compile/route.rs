@@ -36,7 +36,12 @@ pub(super) fn compile(lens: &Lens<'_>, name: &str) -> Option<RouteConfig> {
         let at = outbound.address().into_iter();
         let instances = at.flat_map(|address| lens.workloads_at(address));
         upgrade::add(&mut routes, &upgrade::allowed(instances, outbound.port));
-        let named = outbound.address().map(|address| headless::virtual_hosts(lens, name, address));
+        let of_service = |service: Seen<'_>, port, mut domains: Vec<String>| {
+            domains.extend(short_names(lens, service));
+            virtual_host(lens, service, port, domains)
+        };
+        let address = outbound.address();
+        let named = address.map(|address| headless::virtual_hosts(lens, (name, address), of_service));
         let mut all = named.unwrap_or_default();
         all.push(host(name, vec!["*".into()], routes));
         all
@@ -68,7 +73,7 @@ pub(super) fn by_port(lens: &Lens<'_>, port: u16) -> RouteConfig {
 }
 
 /// What a service is called for short. Names of the world have no short forms.
-pub(super) fn short_names(lens: &Lens<'_>, service: Seen<'_>) -> Vec<String> {
+fn short_names(lens: &Lens<'_>, service: Seen<'_>) -> Vec<String> {
     if !lens.is_of_the_mesh(service.host()) {
         return Vec::new();
     }

@@ -73,7 +73,7 @@ fn instance_at<'w>(arriving: &Arriving<'w>, endpoint: &Endpoint) -> Option<&'w A
     let is = |instance: &&Arc<Instance>| {
         endpoint.workload.as_ref().is_none_or(|workload| {
             instance.service == workload.service && instance.namespace == workload.namespace
-        }) && instance.port(endpoint.address.port()).is_some()
+        }) && (instance.port(endpoint.address.port()).is_some() || instance.takes_in(endpoint.address.port()))
             && instance.state != State::Stopped
     };
     let there = || arriving.see.world.instances_at(endpoint.address.ip()).filter(is);
@@ -124,7 +124,11 @@ fn judge(arriving: &Arriving<'_>, endpoint: &Endpoint, instance: Option<&Instanc
     }
     let server = See::own(world, instance);
     let name = names::inbound_listener(endpoint.address);
-    let Some(Resource::Listener(listener)) = server.resource(ResourceKind::Listener, &name) else {
+    // Of a port that nobody has declared it is the one for all others.
+    let others = names::inbound_listener(SocketAddr::new(endpoint.address.ip(), names::OTHER_PORTS));
+    let found = server.resource(ResourceKind::Listener, &name);
+    let found = found.or_else(|| server.resource(ResourceKind::Listener, &others));
+    let Some(Resource::Listener(listener)) = found else {
         return said("refused", arriving.broken, format!("its sidecar has no listener {name}"));
     };
     let Some(chain) = chain(arriving, &listener, endpoint.address, mtls) else {

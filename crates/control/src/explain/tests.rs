@@ -232,6 +232,21 @@ fn the_policies_of_each_endpoint_decide_and_those_that_do_not_match_say_why() {
 }
 
 #[test]
+fn a_port_that_nobody_has_declared_is_judged_by_the_sidecar_that_takes_it() {
+    let mut all = shop();
+    all[1].metadata.insert(crate::canonical::INBOUND.to_owned(), "*".to_owned());
+    let world = Arc::new(sample::world(all, GUARDED));
+    let answer = asked(&world, "web", "GET http://127.0.0.11:7946/");
+    assert_eq!(only(&answer), ("forwarded", None, vec!["catalog-v1"]));
+    let inbound = &answer.targets[0].inbound[0];
+    assert_eq!(inbound.transport, "mTLS as spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(inbound.mtls.as_deref(), Some("STRICT by PeerAuthentication shop/all"));
+    let plain = asked(&world, "bare", "GET http://127.0.0.11:7946/");
+    assert_eq!(only(&plain).0, "failed");
+    assert!(plain.summary.contains("takes no plain text here"), "{}", plain.summary);
+}
+
+#[test]
 fn faults_and_weights_leave_several_outcomes() {
     let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\nspec:\n  hosts: [catalog]\n  \
                  http:\n  - fault: {abort: {httpStatus: 500, percentage: {value: 10}}}\n    route:\n    - {destination: {host: catalog}, weight: 90}\n    \

@@ -10,8 +10,8 @@ use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
 use outrigger_model::route::{
-    AuthorityOf, Fault, FaultStatus, Forward, GrpcTimeout, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy, Route, RouteAction,
-    Session, SessionBy, StreamLimits,
+    AuthorityOf, Fault, FaultStatus, Forward, GrpcTimeout, HeaderEdits, HedgeDelay, HedgePolicy, RetryPolicy,
+    Route, RouteAction, Session, SessionBy, StreamLimits,
 };
 use outrigger_rules::intent::{Distribution, Nearness, PlacePattern};
 

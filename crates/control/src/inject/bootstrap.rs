@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 
 use super::wishes::Wishes;
 use super::{Fields, InjectError, InjectSettings, Mesh, Names, containers};
+use crate::canonical::BOOTSTRAP;
 
 /// A sidecar's bootstrap stays but for the probes, which are those of another's.
 pub(super) fn keep(sidecar: &mut Value, other: &Value) {
-    let is_it = |variable: &&Value| variable["name"] == containers::VARIABLE;
+    let is_it = |variable: &&Value| variable["name"] == BOOTSTRAP;
     let other = other["env"].as_array().into_iter().flatten().find(is_it);
     let Some(text) = other.and_then(|variable| variable["value"].as_str()) else { return };
     let Some(own) = sidecar["env"].as_array_mut() else { return };

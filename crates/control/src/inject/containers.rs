@@ -15,10 +15,9 @@ use serde_json::{Value, json};
 
 use super::wishes::Wishes;
 use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, VALIDATION, list};
+use crate::canonical::BOOTSTRAP;
 use crate::service_accounts::AUDIENCE;
 
-/// The variable that it is in.
-pub const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
 /// The sidecar's user and group, whose connections the rules let pass.
 pub(super) const UID: u64 = 1337;
 pub(super) const METRICS_PORT: u16 = 15020;
@@ -131,7 +130,7 @@ fn sidecar(text: &str, spec: &Fields, wishes: &Wishes, settings: &InjectSettings
         field("POD_IP", "status.podIP"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("NODE_NAME", "spec.nodeName"),
-        {"name": VARIABLE, "value": text},
+        {"name": BOOTSTRAP, "value": text},
     ]);
     sidecar["ports"] = json!([
         {"name": "mesh-metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},

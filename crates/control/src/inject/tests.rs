@@ -130,10 +130,6 @@ fn who_gets_a_sidecar() {
             "its namespace says no (istio-injection)",
         ),
         (Some("new"), &[], &["istio.io/rev=new"], yes),
-        // What a Pod has got is not what it asks for.
-        (Some("new"), &[], &["outrigger.io/rev=new"], "neither it nor"),
-        (None, &["outrigger.io/inject=enabled"], &["outrigger.io/rev=new"], yes),
-        (Some("new"), &[], &["outrigger.io/rev=default", "istio.io/rev=new"], yes),
         (Some("new"), &["istio.io/rev=old"], &["istio.io/rev=new"], "it asks for revision old"),
         (Some("new"), &[], &["sidecar.istio.io/inject=true"], "it asks for revision default"),
         (Some("new"), &["istio-injection=disabled"], &["istio.io/rev=new"], "its namespace says no"),

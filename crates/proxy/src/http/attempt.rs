@@ -8,9 +8,9 @@ use std::time::Duration;
 use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
+use super::authority;
 use super::context::RequestCtx;
 use super::duration;
-use super::edit;
 use super::exchange;
 use super::head::{RequestHead, ResponseHead};
 use super::measure;
@@ -166,7 +166,7 @@ fn send(
         ctx.attempted = true;
     }
     if plan.names_endpoint() {
-        edit::attempt(&mut ctx.head, &plan.forward.rewrite, endpoint).map_err(edit::bad)?;
+        authority::of_endpoint(&mut ctx.head, &plan.forward.rewrite, endpoint).map_err(authority::bad)?;
     }
     if plan.retry.is_some() || plan.forward.hedge.is_some() {
         let mut digits = [0_u8; 10];

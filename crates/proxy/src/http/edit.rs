@@ -11,20 +11,16 @@ use outrigger_model::route::{Forward, HeaderEdits, Rewrite, WeightedCluster};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::{Live, Plan, decimal};
+use crate::http::authority::{bad, put, replace};
 use crate::http::context::RequestCtx;
 use crate::http::facts::{self, About};
 use crate::http::filter::ResponseEdit;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
 use crate::http::respond::{ERROR_HEADER, ORIGINAL_PATH};
-use crate::runtime::endpoint::EndpointState;
 
 /// The headers that only our own components may set.
 const OWN_PREFIX: &str = "x-outrigger-";
-
-/// Envoy's header for a rewritten host.
-const ORIGINAL_HOST: &str = "x-envoy-original-host";
-const FORWARDED_HOST: &str = "x-forwarded-host";
 
 /// Milliseconds from the end of the request to the head of its response; each proxy on the way replaces it by its own, as
 /// Envoys do.
@@ -98,23 +94,6 @@ fn bad_path(why: String) -> Failure {
     Failure::downstream(Stage::Route, FailureKind::BadRequest(400), why)
 }
 
-/// Sets a header of ours; a head that is full already goes on without it.
-#[inline(always)]
-fn put(head: &mut RequestHead, name: &str, value: &[u8]) {
-    if head.set(name, value).is_err() {
-        // What somebody else wrote there must not pass for ours.
-        head.remove(name);
-        tracing::debug!(header = name, "a request head has no room for a header of ours");
-    }
-}
-
-/// What could not be edited: the client's own text made it so.
-#[cold]
-pub fn bad(error: EditError) -> Failure {
-    let kind = FailureKind::BadRequest(if error == EditError::TooLarge { 431 } else { 400 });
-    Failure::downstream(Stage::Route, kind, error.to_string())
-}
-
 /// Edits of the route and of the picked cluster.
 ///
 /// # Errors
@@ -164,48 +143,6 @@ fn authority(
     }
     let Some(new) = route.authority(rewrite, head).map(Cow::into_owned) else { return Ok(()) };
     replace(head, rewrite, &new)
-}
-
-/// Edits of one attempt: the name of its endpoint, where the route wants that to be the authority.
-///
-/// # Errors
-/// It is no authority.
-#[cold]
-pub fn attempt(head: &mut RequestHead, rewrite: &Rewrite, endpoint: &EndpointState) -> Result<(), EditError> {
-    match &endpoint.hostname {
-        Some(name) if **name != *head.authority() => replace(head, rewrite, name),
-        _ => Ok(()),
-    }
-}
-
-fn replace(head: &mut RequestHead, rewrite: &Rewrite, new: &str) -> Result<(), EditError> {
-    let original = head.authority().to_owned();
-    head.set_authority(new)?;
-    if rewrite.forwarded_host && !original.is_empty() {
-        forwarded_host(head, &original);
-    }
-    if head.size() + ORIGINAL_HOST.len() + original.len() <= MAX_HEAD {
-        put(head, ORIGINAL_HOST, original.as_bytes());
-    }
-    Ok(())
-}
-
-/// As Envoy: behind what is there, unless that ends so.
-#[cold]
-fn forwarded_host(head: &mut RequestHead, original: &str) {
-    let mut hosts = Vec::new();
-    for value in head.headers(FORWARDED_HOST) {
-        hosts.extend_from_slice(value);
-        hosts.push(b',');
-    }
-    let known = hosts.strip_suffix(b",").and_then(|hosts| hosts.rsplit(|byte| *byte == b',').next());
-    if known.is_some_and(|last| last.trim_ascii() == original.as_bytes()) {
-        return;
-    }
-    hosts.extend_from_slice(original.as_bytes());
-    if head.size() + FORWARDED_HOST.len() + hosts.len() <= MAX_HEAD {
-        put(head, FORWARDED_HOST, &hosts);
-    }
 }
 
 /// Names of configuration are in lower case.

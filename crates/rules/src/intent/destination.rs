@@ -8,7 +8,7 @@ use outrigger_model::cluster::{Balance, Breaker, HealthCheck, LoadReports, Outli
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendTls, ClientTls, Host, Nearness, Origin, Place, Visibility};
+use super::{BackendTls, ClientTls, Host, Nearness, Origin, Place, Say, Visibility};
 
 /// Subsets and client-side policy of one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,35 +38,6 @@ pub struct DestinationIntent {
     /// What policies of the Gateway API say of TLS towards it, where no rule does.
     #[serde(default)]
     pub backend_tls: Vec<BackendTls>,
-}
-
-/// Whose rules count for a host, beside those of a client's own namespace.
-#[derive(Debug, Clone)]
-pub struct Say<'a> {
-    /// The namespace of the host's service, where it is known.
-    pub owner: Option<&'a str>,
-    /// Those whose rules are for the whole mesh, the first goes first.
-    pub roots: Vec<&'a str>,
-}
-
-impl Say<'_> {
-    /// How much a rule counts for clients of a namespace; `None`: nothing.
-    fn of(&self, rule: &DestinationIntent, client: &str) -> Option<usize> {
-        let of = rule.origin.namespace.as_str();
-        let root = self.roots.iter().position(|root| *root == of);
-        // What a root namespace says to everybody is no word for its own clients in particular.
-        let is_own = of == client && (root.is_none() || rule.visibility.is_only(client));
-        if is_own {
-            return Some(self.roots.len() + 2);
-        }
-        let owns = self.owner == Some(of);
-        owns.then_some(self.roots.len() + 1).or_else(|| root.map(|at| self.roots.len() - at))
-    }
-
-    /// Whether a rule of that namespace has a say for clients of other namespaces.
-    pub fn counts(&self, namespace: &str) -> bool {
-        self.owner == Some(namespace) || self.roots.contains(&namespace)
-    }
 }
 
 /// A named part of a host.
@@ -147,7 +118,7 @@ impl DestinationIntent {
     ) -> Vec<&'r R> {
         let rank = |rule: &Self| {
             let exact = if rule.host == *host { usize::MAX } else { rule.host.as_str().len() };
-            let near = say.of(rule, namespace)?;
+            let near = say.of(&rule.origin.namespace, &rule.visibility, namespace)?;
             (rule.host == *host || rule.host.covers(host.as_str())).then_some((near, exact))
         };
         let visible = rules.iter().filter(|rule| {

@@ -116,3 +116,26 @@ fn secrets_for_images_are_added_to_the_pod_s_and_whose_sidecar_it_is_is_said_wha
     assert_eq!(injected(&after, &settings).0, after);
     assert_eq!(uninject(&after).unwrap(), Some(before));
 }
+
+#[test]
+fn what_a_pod_has_got_is_not_what_it_asks_for() {
+    for (revision, of_namespace, of_pod, gets) in [
+        ("new", &[][..], &["outrigger.io/rev=new"][..], false),
+        ("default", &["outrigger.io/inject=enabled"], &["outrigger.io/rev=new"], true),
+        ("new", &["outrigger.io/inject=enabled"], &["outrigger.io/rev=new"], false),
+        ("new", &[], &["outrigger.io/rev=default", "istio.io/rev=new"], true),
+        ("default", &[], &["outrigger.io/rev=default", "istio.io/rev=new"], false),
+    ] {
+        let mut pod = pod();
+        pod["metadata"]["labels"] = json!(words(of_pod));
+        let namespace =
+            Namespace { name: "shop".into(), labels: words(of_namespace), ..Namespace::default() };
+        let settings = InjectSettings { revision: Some(revision.into()), ..settings() };
+        let done = in_namespace(&pod, &namespace, &settings).unwrap();
+        assert_eq!(
+            matches!(done, Injection::Injected { .. }),
+            gets,
+            "{revision} {of_namespace:?} {of_pod:?}"
+        );
+    }
+}

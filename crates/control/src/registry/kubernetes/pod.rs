@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{self as core, Container};
 
 use super::roots;
-use crate::canonical::{self, SIDECAR};
-use crate::inject::{INIT, VALIDATION};
+use crate::canonical::{self, INIT, SIDECAR, VALIDATION};
 use crate::instance::State;
 
 /// Containers that speak the mesh's mTLS.

@@ -6,8 +6,7 @@ use outrigger_identity::TrustBundle;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::canonical::SIDECAR;
-use crate::inject::BOOTSTRAP;
+use crate::canonical::{BOOTSTRAP, SIDECAR};
 
 /// Digits of a root's fingerprint: enough to tell those of one mesh apart.
 const DIGITS: usize = 16;

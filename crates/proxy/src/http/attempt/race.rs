@@ -28,11 +28,11 @@ use super::{
     tell_time, turned,
 };
 use crate::failure::Failure;
+use crate::http::authority;
 use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
 use crate::http::context::RequestCtx;
 use crate::http::duration;
-use crate::http::edit;
 use crate::http::exchange::{clocks, follow};
 use crate::http::h1::Framing;
 use crate::http::head::Trailers;
@@ -325,7 +325,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         let mut head = ctx.head.clone();
         head.remove("expect");
         if plan.names_endpoint() {
-            edit::attempt(&mut head, &plan.forward.rewrite, &endpoint).ok()?;
+            authority::of_endpoint(&mut head, &plan.forward.rewrite, &endpoint).ok()?;
         }
         let mut span = None;
         if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
