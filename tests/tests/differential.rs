@@ -71,6 +71,9 @@ async fn compare(stage: &Arc<Stage>, groups: Vec<Group>) -> Vec<(String, [String
     all
 }
 
+/// A group that is no longer played must not go unnoticed.
+const FEWEST: usize = 400;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_resources_mean_the_same_to_our_sidecar_and_to_an_envoy() {
     let Some(envoy) = require::tool("envoy") else { return };
@@ -99,6 +102,7 @@ async fn the_same_resources_mean_the_same_to_our_sidecar_and_to_an_envoy() {
         }
     }
     println!("{} cases, of which {meant} differ as docs/differences.md says", all.len());
+    assert!(all.len() >= FEWEST, "{} cases are fewer than there were", all.len());
     assert!(surprises.is_empty(), "{} of {} differ:\n{}", surprises.len(), all.len(), surprises.join("\n"));
     let gone: Vec<&str> = differences::patterns().filter(|pattern| !met.contains(pattern)).collect();
     assert!(gone.is_empty(), "these differ no longer: {gone:#?}");
