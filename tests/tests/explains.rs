@@ -96,7 +96,11 @@ fn action(rng: &mut Rng) -> String {
     match rng.u8(..12) {
         0 => format!("directResponse: {{status: {}}}", 440 + rng.u16(..9)),
         1 => format!("redirect: {{uri: /moved{}, redirectCode: 307}}", rng.u8(..)),
-        2 => format!("fault: {{abort: {{httpStatus: {}, percentage: {{value: 100}}}}}}\n    {route}", 450 + rng.u16(..9)),
+        2 => format!(
+            "fault: {{abort: {{httpStatus: {}, percentage: {{value: {}}}}}}}\n    {route}",
+            450 + rng.u16(..9),
+            pick(rng, &[100, 100, 30])
+        ),
         3 => format!("rewrite: {{uri: /secret}}\n    {route}"),
         4 => format!("rewrite: {{uri: /b, authority: b.example}}\n    {route}"),
         5 => "route:\n    - {destination: {host: catalog, subset: v1}, weight: 40}\n    - {destination: {host: stock}, weight: 60}".into(),
@@ -104,20 +108,84 @@ fn action(rng: &mut Rng) -> String {
     }
 }
 
-fn routes(rng: &mut Rng, host: &str) -> String {
-    let mut yaml = format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {host}, namespace: shop}}\nspec:\n  \
-         hosts: [{host}]\n  http:\n"
-    );
-    for at in 0..8 {
+/// Routes, of which some are handed to another object.
+fn list(rng: &mut Rng, name: &str, count: usize, delegate: Option<&str>) -> String {
+    let mut yaml = String::new();
+    for at in 0..count {
         let conditions: Vec<_> = (0..=rng.usize(..2)).map(|_| condition(rng)).collect();
-        yaml +=
-            &format!("  - name: {host}-{at}\n    match: [{}]\n    {}\n", conditions.join(", "), action(rng));
-    }
-    if rng.bool() {
-        yaml += &format!("  - name: {host}-rest\n    route: [{{destination: {{host: {host}}}}}]\n");
+        let action = match delegate.filter(|_| rng.u8(..8) == 0) {
+            Some(delegate) => format!("delegate: {{name: {delegate}}}"),
+            None => action(rng),
+        };
+        yaml += &format!("  - name: {name}-{at}\n    match: [{}]\n    {action}\n", conditions.join(", "));
     }
     yaml
+}
+
+fn object(name: &str, namespace: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n{spec}"
+    )
+}
+
+fn routes(rng: &mut Rng, host: &str) -> String {
+    let delegate = format!("{host}-part");
+    let mut own = list(rng, host, 8, Some(&delegate));
+    if rng.bool() {
+        own += &format!("  - name: {host}-rest\n    route: [{{destination: {{host: {host}}}}}]\n");
+    }
+    let part = list(rng, &delegate, 3, None);
+    let mut yaml = object(host, "shop", &format!("  hosts: [{host}]\n  http:\n{own}"));
+    yaml += &object(&delegate, "shop", &format!("  http:\n{part}"));
+    // What another namespace says, to itself or to the callers: theirs is the narrower word.
+    let to = pick(rng, &[".", ".", "shop"]);
+    let far = list(rng, "far", 4, None);
+    let far = far.replace("host: catalog", "host: catalog.shop").replace("host: stock", "host: stock.shop");
+    yaml += &object(host, "front", &format!("  hosts: [{host}.shop]\n  exportTo: ['{to}']\n  http:\n{far}"));
+    yaml
+}
+
+/// A rule of the Gateway API.
+fn gateway_rule(rng: &mut Rng, at: usize) -> String {
+    let mut matches = Vec::new();
+    let path = pick(rng, &["/", "/a", "/a/b", "/b", "/b/1"]);
+    matches.push(format!("path: {{type: {}, value: {path}}}", pick(rng, &["PathPrefix", "Exact"])));
+    match rng.u8(..4) {
+        0 => matches.push("headers: [{name: x-user, value: ann}]".into()),
+        1 => matches.push(format!("method: {}", pick(rng, &METHODS))),
+        2 => matches.push("queryParams: [{name: v, value: '1'}]".into()),
+        _ => {}
+    }
+    let backends = pick(
+        rng,
+        &[
+            "[{name: catalog, port: 8080}]",
+            "[{name: stock, port: 8080}]",
+            "[{name: catalog, port: 8080, weight: 1}, {name: stock, port: 8080, weight: 3}]",
+            "[{name: nobody, port: 8080}]",
+        ],
+    );
+    let redirect = "[{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /m}}}]";
+    let rewrite =
+        "[{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /secret}}}]";
+    let edit = "[{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-user, value: bob}]}}]";
+    // Of a prefix alone.
+    let prefix = matches[0].contains("PathPrefix");
+    let does = match rng.u8(..6) {
+        0 if prefix => format!("filters: {redirect}"),
+        1 if prefix => format!("filters: {rewrite}, backendRefs: {backends}"),
+        2 => format!("filters: {edit}, backendRefs: {backends}"),
+        _ => format!("backendRefs: {backends}"),
+    };
+    format!("  - {{name: rule-{at}, matches: [{{{}}}], {does}}}\n", matches.join(", "))
+}
+
+fn gateway_routes(rng: &mut Rng, host: &str) -> String {
+    let rules: String = (0..6).map(|at| gateway_rule(rng, at)).collect();
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {host}, namespace: shop}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: {host}}}]\n  rules:\n{rules}"
+    )
 }
 
 fn policy(rng: &mut Rng, at: usize) -> String {
@@ -248,7 +316,10 @@ async fn an_explanation_agrees_with_what_the_proxies_do_for_a_thousand_generated
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for set in 0..SETS {
         let policies: String = (0..3).map(|at| policy(&mut rng, at)).collect();
-        let yaml = format!("{SUBSETS}{}{}{policies}", routes(&mut rng, "catalog"), routes(&mut rng, "stock"));
+        // In its place there is nothing of the others any more.
+        let attached = if set >= 3 { gateway_routes(&mut rng, "stock") } else { String::new() };
+        let (one, other) = (routes(&mut rng, "catalog"), routes(&mut rng, "stock"));
+        let yaml = format!("{SUBSETS}{one}{other}{attached}{policies}");
         mesh.apply(&yaml).await;
         let mut connections = [Kept::open(web.outbound[0]).await, Kept::open(web.outbound[1]).await];
         for at in 0..REQUESTS {

@@ -1,6 +1,6 @@
 //! What a route makes of its destinations: their port, the edits for them, and which endpoint gets a request once more.
 
-use outrigger_model::route::Forward;
+use outrigger_model::route::{Forward, HeaderText};
 
 use super::*;
 
@@ -53,7 +53,7 @@ fn edits_for_a_lone_destination_come_after_the_routes() {
              headers: {{request: {{set: {{x-env: canary, x-user: internal, host: b.test}}}}, response: {{set: {{x-a: '2'}}}}}}\n{more}"
         )
     };
-    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let pair = |name: &str, value: &str| (name.to_owned(), HeaderText::from(value));
     let (route, forward) = first(&compiled(shop(), &routed("catalog", &to(""))), CATALOG);
     assert_eq!(
         route.request_headers.set,
