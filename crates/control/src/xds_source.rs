@@ -250,7 +250,7 @@ impl Subscriber {
     /// Whether another version than the refused one has been taken, or the resource is gone.
     fn is_cured(&self, kind: ResourceKind, refusal: &Refusal) -> bool {
         refusal.version.is_empty()
-            || self.resource(kind, &refusal.name).is_none_or(|current| current.version != refusal.version)
+            || self.resource(kind, &refusal.name).is_none_or(|current| !current.version.is(&refusal.version))
     }
 
     fn converged(&self, generation: u64) {

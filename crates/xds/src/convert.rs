@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use outrigger_model::resource::{Barrier, Destination, Host, Invalid, Resource, ResourceKind};
 use parking_lot::Mutex;
 use prost::Message;
+#[cfg(feature = "server")]
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::kind::{ClientKind, kind_of, type_url};
@@ -142,13 +143,14 @@ pub(crate) fn wants_tls(cluster: &[u8]) -> bool {
         .is_ok_and(|cluster| cluster.transport_socket.as_ref().is_some_and(tls::is_tls))
 }
 
-/// The version of a resource: a hash of the model value, whose maps are ordered, never of encoded bytes.
+/// A hash of the model value, whose maps are ordered, never of encoded bytes.
 ///
 /// Equal for equal resources in every process of the same release.
-pub fn version_of(resource: &Resource) -> String {
+#[cfg(feature = "server")]
+pub(crate) fn hash_of(resource: &Resource) -> u128 {
     // Serializing to memory fails only for maps with keys that are no strings; the model has none.
     let canonical = serde_json::to_vec(resource).unwrap_or_default();
-    format!("{:032x}", xxh3_128(&canonical))
+    xxh3_128(&canonical)
 }
 
 fn read<M, R>(

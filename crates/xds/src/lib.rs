@@ -24,6 +24,6 @@ pub mod orca;
 #[cfg(feature = "server")]
 pub mod server;
 
-pub use convert::{Encoded, decode, encode, version_of};
+pub use convert::{Encoded, decode, encode};
 pub use kind::{ClientKind, kind_of, type_url};
 pub use node::NodeInfo;

@@ -11,15 +11,20 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::{Resource, ResourceKind};
 use parking_lot::Mutex;
 
-use crate::{ClientKind, Encoded, NodeInfo, encode, version_of};
+use wired::Wired;
+
+use crate::{ClientKind, NodeInfo, encode};
 
 mod audience;
 mod delta;
 mod door;
 mod engine;
+mod messages;
 mod service;
 mod sotw;
 mod subscription;
+mod version;
+mod wired;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +32,7 @@ mod tests;
 pub use audience::{Audience, Name, Seat, WILDCARD};
 pub use door::AdsServer;
 pub use service::AdsService;
+pub use version::Version;
 
 /// Bytes of a name that a client asks for.
 const LONGEST_NAME: usize = 512;
@@ -37,23 +43,28 @@ const ROOM: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Versioned {
     /// Its name.
-    pub name: String,
-    /// From its content, see [`version_of`].
-    pub version: String,
+    pub name: Arc<str>,
+    /// From its content.
+    pub version: Version,
     /// The rules that it was made from, as `VirtualService shop/catalog`.
     pub origins: Box<[String]>,
     /// Of a cluster whose endpoints are another resource the name of that.
-    endpoints: Option<String>,
+    endpoints: Option<Box<str>>,
     kind: ClientKind,
-    unsent: Mutex<Option<Resource>>,
-    encoded: OnceLock<Encoded>,
+    unsent: Mutex<Option<Box<Resource>>>,
+    wired: OnceLock<Wired>,
 }
 
 impl Versioned {
     /// Computes the version.
     pub fn new(resource: Resource, kind: ClientKind) -> Self {
-        let version = version_of(&resource);
-        let name = resource.name().to_owned();
+        Self::named(&resource.name().into(), resource, kind)
+    }
+
+    /// The same; a name that is known already is shared with whoever has it.
+    pub fn named(known: &Arc<str>, resource: Resource, kind: ClientKind) -> Self {
+        let name = if **known == *resource.name() { known.clone() } else { resource.name().into() };
+        let version = Version::of(&resource);
         let endpoints = match &resource {
             Resource::Cluster(cluster) => match &cluster.discovery {
                 Discovery::Eds { service_name } => {
@@ -63,6 +74,7 @@ impl Versioned {
             },
             _ => None,
         };
+        let endpoints = endpoints.map(String::into_boxed_str);
         let origins = resource.origins().into_iter().map(ToString::to_string).collect();
         Self {
             name,
@@ -70,25 +82,25 @@ impl Versioned {
             origins,
             endpoints,
             kind,
-            unsent: Mutex::new(Some(resource)),
-            encoded: OnceLock::new(),
+            unsent: Mutex::new(Some(Box::new(resource))),
+            wired: OnceLock::new(),
         }
     }
 
     /// As its kind of client reads it.
-    pub fn encoded(&self) -> &Encoded {
-        self.encoded.get_or_init(|| {
-            let mut unsent = self.unsent.lock();
-            let encoded = unsent.as_ref().map(|resource| encode(resource, self.kind));
-            *unsent = None;
+    fn wired(&self) -> &Wired {
+        self.wired.get_or_init(|| {
             // Only this takes it, and only once.
-            encoded.unwrap_or(Encoded { type_url: "", value: Vec::new() })
+            let resource = self.unsent.lock().take();
+            resource
+                .map(|resource| Wired::new(&self.name, self.version, &encode(&resource, self.kind)))
+                .unwrap_or_default()
         })
     }
 
     /// The resource, as long as it was sent to nobody.
     pub fn resource(&self) -> Option<Resource> {
-        self.unsent.lock().clone()
+        self.unsent.lock().as_deref().cloned()
     }
 }
 

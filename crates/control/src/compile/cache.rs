@@ -35,7 +35,7 @@ struct Outcome {
 
 impl Outcome {
     fn is_same(&self, other: &Self) -> bool {
-        let version = |outcome: &Self| outcome.resource.as_ref().map(|versioned| versioned.version.clone());
+        let version = |outcome: &Self| outcome.resource.as_ref().map(|versioned| versioned.version);
         version(self) == version(other) && self.names == other.names
     }
 }
@@ -450,6 +450,6 @@ pub(super) fn fresh(
     let outcome = compile(&inputs, scope, kind, name).outcome;
     match name {
         WILDCARD => Some(format!("{:?}", outcome.names)),
-        _ => outcome.resource.map(|versioned| versioned.version.clone()),
+        _ => outcome.resource.map(|versioned| versioned.version.to_string()),
     }
 }

@@ -5,13 +5,15 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Context;
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use outrigger_model::resource::ResourceKind;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// What is compared: a kind, and a name of it.
@@ -35,7 +37,8 @@ pub struct Audience {
 
 #[derive(Default)]
 struct Inner {
-    holders: HashMap<ResourceKind, HashMap<Arc<str>, HashSet<u64>>>,
+    /// In order: nearly always the last that came is the newest, and most names have one or two.
+    holders: HashMap<ResourceKind, HashMap<Arc<str>, Vec<u64>>>,
     subjects: HashMap<String, HashSet<u64>>,
     seats: HashMap<u64, Arc<Mark>>,
     next: u64,
@@ -58,7 +61,9 @@ struct Mark {
     stale: Mutex<Stale>,
     /// The last generation that had something for it.
     due: AtomicU64,
-    wake: Notify,
+    /// There is something to compare again, and it is time.
+    rung: AtomicBool,
+    waker: AtomicWaker,
     /// Tells when what the stream is about has changed.
     moved: watch::Sender<()>,
 }
@@ -101,6 +106,13 @@ impl Audience {
             inner.subjects.entry(subject.to_owned()).or_default().insert(id);
         }
         Seat { id, mark, subject: subject.map(str::to_owned), audience: self.own.clone() }
+    }
+
+    /// A name as all have it that hold it.
+    pub fn name(&self, kind: ResourceKind, name: &str) -> Arc<str> {
+        let inner = self.inner.lock();
+        let known = inner.holders.get(&kind).and_then(|of| of.get_key_value(name));
+        known.map_or_else(|| name.into(), |(name, _)| name.clone())
     }
 
     /// Whether a stream holds a name.
@@ -148,7 +160,8 @@ impl Audience {
         for (name, subject) in own {
             let holders = inner.holders.get(&name.0).and_then(|of| of.get(&name.1));
             let about = inner.subjects.get(subject).into_iter().flatten();
-            for id in about.filter(|id| holders.is_some_and(|holders| holders.contains(id))) {
+            let holds = |id: &u64| holders.is_some_and(|holders| holders.binary_search(id).is_ok());
+            for id in about.filter(|id| holds(id)) {
                 if let Some(mark) = inner.seats.get(id) {
                     mark.stale.lock().names.insert(name.clone());
                     woken.insert(*id);
@@ -189,7 +202,7 @@ impl Audience {
                 let pause = PACE.saturating_mul(u32::try_from(woken.len()).unwrap_or(u32::MAX)).min(LONGEST);
                 inner.pace.open = Some(now + pause);
                 for mark in woken.iter().filter_map(|id| inner.seats.get(id)) {
-                    mark.wake.notify_one();
+                    mark.ring();
                 }
             }
             Some(open) if !inner.pace.timer && !inner.pace.waiting.is_empty() => {
@@ -215,8 +228,15 @@ impl Audience {
         inner.closed = true;
         for mark in inner.seats.values() {
             mark.stale.lock().closed = true;
-            mark.wake.notify_one();
+            mark.ring();
         }
+    }
+}
+
+impl Mark {
+    fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 
@@ -245,9 +265,10 @@ impl Seat {
         self.audience.upgrade().map_or(0, |audience| audience.generation())
     }
 
-    /// Wakes when there is something to compare again.
-    pub(super) async fn woken(&self) {
-        self.mark.wake.notified().await;
+    /// Whether there is something to compare again, since the last call; whoever asks is woken when there is.
+    pub(super) fn poll_rung(&self, cx: &mut Context<'_>) -> bool {
+        self.mark.waker.register(cx.waker());
+        self.mark.rung.swap(false, Ordering::Acquire)
     }
 
     /// What is to be compared again since the last call.
@@ -270,15 +291,18 @@ impl Seat {
         self.mark.moved.subscribe()
     }
 
-    /// Holds a name: from now on its changes are marked here. What it is must be looked at after this.
-    pub fn hold(&self, kind: ResourceKind, name: &str) {
-        let Some(audience) = self.audience.upgrade() else { return };
+    /// Holds a name: from now on its changes are marked here. What it is must be looked at after this. Yields the name, as all have it
+    /// that hold it.
+    pub fn hold(&self, kind: ResourceKind, name: &str) -> Arc<str> {
+        let Some(audience) = self.audience.upgrade() else { return name.into() };
         let mut inner = audience.inner.lock();
         let of = inner.holders.entry(kind).or_default();
-        match of.get_mut(name) {
-            Some(ids) => ids.insert(self.id),
-            None => of.entry(name.into()).or_default().insert(self.id),
-        };
+        let name = of.get_key_value(name).map_or_else(|| name.into(), |(name, _)| name.clone());
+        let ids = of.entry(name.clone()).or_insert_with(|| Vec::with_capacity(1));
+        if let Err(place) = ids.binary_search(&self.id) {
+            ids.insert(place, self.id);
+        }
+        name
     }
 
     /// Lets go of a name. Yields whether nobody holds it any more.
@@ -287,12 +311,14 @@ impl Seat {
         let mut inner = audience.inner.lock();
         let Some(of) = inner.holders.get_mut(&kind) else { return false };
         let Some(ids) = of.get_mut(name) else { return false };
-        ids.remove(&self.id);
-        if !ids.is_empty() {
-            return false;
+        if let Ok(place) = ids.binary_search(&self.id) {
+            ids.remove(place);
         }
-        of.remove(name);
-        true
+        let is_last = ids.is_empty();
+        if is_last {
+            of.remove(name);
+        }
+        is_last
     }
 }
 

@@ -1,10 +1,15 @@
 //! Delta ADS: requests into the engine, differences out of it.
 
-use outrigger_model::resource::ResourceKind;
+use std::sync::Arc;
 
+use outrigger_model::resource::ResourceKind;
+use prost::bytes::BufMut;
+
+use super::Version;
 use super::engine::{Answer, Engine, Outgoing};
 use super::subscription::Known;
-use crate::wire::{discovery, protobuf};
+use super::wired::{length, text};
+use crate::wire::discovery;
 use crate::{kind_of, type_url};
 
 /// Takes one request.
@@ -35,7 +40,8 @@ pub(super) fn take(
     subscription.open = true;
     if first {
         for (name, version) in &request.initial_resource_versions {
-            subscription.sent.insert(name.clone(), Known { version: version.clone(), resource: None });
+            let known = Known { version: Version::read(version), resource: None };
+            subscription.sent.insert(name.as_str().into(), known);
         }
         // Legacy: a first request that names nothing means everything.
         let names_nothing = request.resource_names_subscribe.is_empty();
@@ -51,8 +57,8 @@ pub(super) fn take(
             subscription.mark_all();
         } else if !subscription.subscribe(name) {
             // Asked again: the client has lost it, so it is sent again.
-            subscription.sent.remove(name);
-            subscription.absent.remove(name);
+            subscription.sent.remove(name.as_str());
+            subscription.absent.remove(name.as_str());
         }
     }
     for name in &request.resource_names_unsubscribe {
@@ -65,28 +71,46 @@ pub(super) fn take(
     Ok(())
 }
 
-/// One response.
-pub(super) fn response(outgoing: Outgoing) -> discovery::DeltaDiscoveryResponse {
-    let resources = outgoing.difference.upserts.iter().map(|versioned| {
-        let encoded = versioned.encoded();
-        discovery::Resource {
-            name: versioned.name.clone(),
-            version: versioned.version.clone(),
-            resource: Some(protobuf::Any {
-                type_url: encoded.type_url.to_owned(),
-                value: encoded.value.clone(),
-            }),
-            ..Default::default()
-        }
-    });
-    let mut removed = outgoing.difference.removed;
-    removed.extend(outgoing.difference.absent);
-    discovery::DeltaDiscoveryResponse {
-        system_version_info: outgoing.generation.to_string(),
-        resources: resources.collect(),
-        type_url: type_url(outgoing.kind).to_owned(),
-        removed_resources: removed,
-        nonce: outgoing.nonce,
-        ..Default::default()
+/// Of a `DeltaDiscoveryResponse`.
+const SYSTEM_VERSION_INFO: u32 = 1;
+const TYPE_URL: u32 = 4;
+const NONCE: u32 = 5;
+const REMOVED_RESOURCES: u32 = 6;
+
+/// One response. Its resources are in the form that it has on the wire, so it is written around them.
+pub(super) struct Response<'o> {
+    outgoing: &'o Outgoing,
+    generation: String,
+}
+
+impl<'o> Response<'o> {
+    pub(super) fn new(outgoing: &'o Outgoing) -> Self {
+        Self { outgoing, generation: outgoing.generation.to_string() }
+    }
+
+    fn removed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.outgoing.difference.removed.iter().chain(&self.outgoing.difference.absent)
+    }
+
+    fn resources(&self) -> impl Iterator<Item = &[u8]> {
+        self.outgoing.difference.upserts.iter().map(|versioned| versioned.wired().bytes())
+    }
+
+    pub(super) fn encoded_len(&self) -> usize {
+        let resources: usize = self.resources().map(<[u8]>::len).sum();
+        let removed: usize = self.removed().map(|name| length(REMOVED_RESOURCES, name.len())).sum();
+        length(SYSTEM_VERSION_INFO, self.generation.len())
+            + resources
+            + length(TYPE_URL, type_url(self.outgoing.kind).len())
+            + length(NONCE, self.outgoing.nonce.len())
+            + removed
+    }
+
+    pub(super) fn encode(&self, into: &mut impl BufMut) {
+        text(SYSTEM_VERSION_INFO, &self.generation, into);
+        self.resources().for_each(|resource| into.put_slice(resource));
+        text(TYPE_URL, type_url(self.outgoing.kind), into);
+        text(NONCE, &self.outgoing.nonce, into);
+        self.removed().for_each(|name| text(REMOVED_RESOURCES, name, into));
     }
 }

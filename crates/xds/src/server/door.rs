@@ -2,22 +2,20 @@
 //! memory.
 
 use std::convert::Infallible;
-use std::marker::PhantomData;
-use std::pin::Pin;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use bytes::{Buf, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
 use prost::Message;
-use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
-use tonic_prost::ProstEncoder;
+use tonic::server::NamedService;
 
-use super::service::{AdsService, PeerOf};
+use super::service::{AdsService, Delta, PeerOf, Protocol, Sotw, Stream};
 use super::{LONGEST_NAME, Source};
 use crate::wire::discovery;
 
@@ -42,7 +40,7 @@ pub struct AdsServer<S>(Arc<AdsService<S>>);
 impl<S: Source> AdsService<S> {
     /// `peer_of` is how the acceptor left the identity in the request.
     pub fn server(source: Arc<S>, peer_of: PeerOf) -> AdsServer<S> {
-        AdsServer(Arc::new(Self::new(source, peer_of)))
+        AdsServer(Arc::new(Self { source, peer_of }))
     }
 }
 
@@ -56,15 +54,10 @@ impl<S> NamedService for AdsServer<S> {
     const NAME: &'static str = SERVICE;
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+type Answer = Ready<Result<Response<Body>, Infallible>>;
 
-impl<S, B> tonic::codegen::Service<http::Request<B>> for AdsServer<S>
-where
-    S: Source,
-    B: tonic::codegen::Body + Send + 'static,
-    B::Error: Into<tonic::codegen::StdError> + Send + 'static,
-{
-    type Response = http::Response<Body>;
+impl<S: Source> tonic::codegen::Service<Request<Body>> for AdsServer<S> {
+    type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
 
@@ -72,49 +65,33 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Answer {
-        let service = self.0.clone();
-        match request.uri().path() {
-            DELTA => Box::pin(async move { Ok(grpc().streaming(Differences(service), request).await) }),
-            WHOLE => Box::pin(async move { Ok(grpc().streaming(Sets(service), request).await) }),
-            _ => Box::pin(async { Ok(Status::unimplemented("ADS has no such method").into_http()) }),
-        }
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let encoding = request.headers().get("grpc-encoding");
+        ready(Ok(match request.uri().path() {
+            _ if encoding.is_some_and(|encoding| encoding != "identity") => {
+                Status::unimplemented("messages must not be compressed").into_http()
+            }
+            DELTA => self.stream::<Delta>(request),
+            WHOLE => self.stream::<Sotw>(request),
+            _ => Status::unimplemented("ADS has no such method").into_http(),
+        }))
     }
 }
 
-fn grpc<In: Weighed, Out: Message + 'static>() -> Grpc<Weighing<In, Out>> {
-    Grpc::new(Weighing(PhantomData)).apply_max_message_size_config(Some(MAX_REQUEST), None)
-}
-
-struct Differences<S>(Arc<AdsService<S>>);
-struct Sets<S>(Arc<AdsService<S>>);
-
-type Called<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
-
-impl<S: Source> StreamingService<discovery::DeltaDiscoveryRequest> for Differences<S> {
-    type Response = discovery::DeltaDiscoveryResponse;
-    type ResponseStream = <AdsService<S> as AggregatedDiscoveryService>::DeltaAggregatedResourcesStream;
-    type Future = Called<Self::ResponseStream>;
-
-    fn call(&mut self, request: Request<Streaming<discovery::DeltaDiscoveryRequest>>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move { service.delta_aggregated_resources(request).await })
-    }
-}
-
-impl<S: Source> StreamingService<discovery::DiscoveryRequest> for Sets<S> {
-    type Response = discovery::DiscoveryResponse;
-    type ResponseStream = <AdsService<S> as AggregatedDiscoveryService>::StreamAggregatedResourcesStream;
-    type Future = Called<Self::ResponseStream>;
-
-    fn call(&mut self, request: Request<Streaming<discovery::DiscoveryRequest>>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move { service.stream_aggregated_resources(request).await })
+impl<S: Source> AdsServer<S> {
+    /// Answers at once: some clients wait for the head of the answer before they say anything.
+    fn stream<P: Protocol + Unpin>(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let stream = Stream::<P, S>::new(&self.0, &head.extensions, body, MAX_REQUEST);
+        let mut response = Response::new(Body::new(stream));
+        let is = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, is);
+        response
     }
 }
 
 /// A request that can be weighed.
-trait Weighed: Message + Default + 'static {
+pub(super) trait Weighed: Message + Default + 'static {
     /// The field that says who the client is.
     const NODE: u32;
     /// The field of a refusal.
@@ -131,33 +108,12 @@ impl Weighed for discovery::DiscoveryRequest {
     const REFUSAL: u32 = 6;
 }
 
-struct Weighing<In, Out>(PhantomData<(In, Out)>);
-
-impl<In: Weighed, Out: Message + 'static> Codec for Weighing<In, Out> {
-    type Encode = Out;
-    type Decode = In;
-    type Encoder = ProstEncoder<Out>;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(BufferSettings::default())
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        Self(PhantomData)
-    }
-}
-
-impl<In: Weighed, Out> Decoder for Weighing<In, Out> {
-    type Item = In;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<In>, Status> {
-        let message = source.copy_to_bytes(source.remaining());
-        weigh(&message, In::NODE, In::REFUSAL)?;
-        let unreadable = |error| Status::invalid_argument(format!("the request cannot be read: {error}"));
-        In::decode(message).map(Some).map_err(unreadable)
-    }
+/// Weighs a message, and decodes it.
+#[allow(clippy::result_large_err)] // tonic's own type
+pub(super) fn weighed<M: Weighed>(message: Bytes) -> Result<M, Status> {
+    weigh(&message, M::NODE, M::REFUSAL)?;
+    M::decode(message)
+        .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))
 }
 
 /// Looks at a request's outermost fields.
@@ -202,7 +158,7 @@ mod tests {
     use super::*;
     use crate::wire::core;
 
-    fn weighed<M: Weighed>(message: &M) -> Result<(), Code> {
+    fn weight<M: Weighed>(message: &M) -> Result<(), Code> {
         weigh(&message.encode_to_vec(), M::NODE, M::REFUSAL).map_err(|status| status.code())
     }
 
@@ -221,15 +177,15 @@ mod tests {
         let mut all = subscribe(whole.collect());
         let names = all.resource_names_subscribe.clone();
         all.initial_resource_versions = names.into_iter().map(|name| (name, "0".repeat(32))).collect();
-        assert_eq!(weighed(&all), Ok(()), "a client that comes back with all that it may have");
-        assert_eq!(weighed(&subscribe(vec!["x".repeat(2000)])), Err(Code::ResourceExhausted));
-        assert_eq!(weighed(&subscribe(vec![String::new(); MOST_FIELDS])), Err(Code::ResourceExhausted));
+        assert_eq!(weight(&all), Ok(()), "a client that comes back with all that it may have");
+        assert_eq!(weight(&subscribe(vec!["x".repeat(2000)])), Err(Code::ResourceExhausted));
+        assert_eq!(weight(&subscribe(vec![String::new(); MOST_FIELDS])), Err(Code::ResourceExhausted));
         let whole_set = discovery::DiscoveryRequest {
             node: subscribe(Vec::new()).node,
             resource_names: vec!["x".repeat(2000)],
             ..Default::default()
         };
-        assert_eq!(weighed(&whole_set), Err(Code::ResourceExhausted));
+        assert_eq!(weight(&whole_set), Err(Code::ResourceExhausted));
         assert_eq!(weigh(&[0x1a, 0xff, 0xff, 0x03], 1, 7).unwrap_err().code(), Code::InvalidArgument);
     }
 }

@@ -80,18 +80,19 @@ impl Engine {
 
     /// Whether a client may have these names more and those less; asked before any of them is held.
     #[allow(clippy::result_large_err)] // tonic's own type
-    pub(super) fn check_change(
+    pub(super) fn check_change<'n>(
         &self,
         kind: ResourceKind,
-        more: &[String],
-        less: &[String],
+        more: &'n [String],
+        less: &'n [String],
     ) -> Result<(), tonic::Status> {
         let none = BTreeSet::new();
         let known = self.subscriptions.get(&kind).map_or(&none, |subscription| &subscription.names);
-        let less: BTreeSet<&String> = less.iter().filter(|name| known.contains(*name)).collect();
-        let more: BTreeSet<&String> =
-            more.iter().filter(|name| *name != "*" && !known.contains(*name)).collect();
-        self.check_names(kind, more.iter().copied(), less.iter().copied())
+        let texts = |names: &'n [String]| names.iter().map(String::as_str);
+        let less: BTreeSet<&str> = texts(less).filter(|name| known.contains(*name)).collect();
+        let more: BTreeSet<&str> =
+            texts(more).filter(|name| *name != "*" && !known.contains(*name)).collect();
+        self.check_names(kind, more.into_iter(), less.into_iter())
     }
 
     /// Whether a client may have these names more, and so many less.
@@ -99,8 +100,8 @@ impl Engine {
     pub(super) fn check_names<'n>(
         &self,
         kind: ResourceKind,
-        more: impl Iterator<Item = &'n String>,
-        less: impl Iterator<Item = &'n String>,
+        more: impl Iterator<Item = &'n str>,
+        less: impl Iterator<Item = &'n str>,
     ) -> Result<(), tonic::Status> {
         let refused = |why| Err(tonic::Status::resource_exhausted(why));
         let mut names = self.subscriptions.get(&kind).map_or(0, |one| one.names.len());
@@ -191,8 +192,8 @@ impl Engine {
             return;
         }
         let version =
-            if let [(_, version)] = flight.sent.as_slice() { version.clone() } else { String::new() };
-        let names: Vec<_> = flight.sent.iter().map(|(name, _)| name.as_str()).collect();
+            if let [(_, version)] = flight.sent.as_slice() { version.to_string() } else { String::new() };
+        let names: Vec<_> = flight.sent.iter().map(|(name, _)| &**name).collect();
         self.view.report(ClientEvent::Nacked {
             kind,
             name: names.join(", "),
@@ -304,9 +305,10 @@ impl Engine {
             .names
             .iter()
             .find(|name| !subscription.sent.contains_key(*name) || confirmed < compared)?;
-        let barrier = Barrier { name: name.clone(), generation: compared };
-        let barrier = Arc::new(Versioned::new(Resource::Barrier(barrier), self.view.kind()));
-        if subscription.sent.get(name).is_some_and(|known| known.version == barrier.version) {
+        let barrier = Barrier { name: name.to_string(), generation: compared };
+        let barrier =
+            Arc::new(Versioned::named(name, Resource::Barrier(barrier), self.view.kind()));
+        if subscription.sent.get(name).is_some_and(|known| known.version == Some(barrier.version)) {
             return None;
         }
         self.confirmed = compared;
@@ -338,7 +340,8 @@ fn holds(earlier: ResourceKind, later: ResourceKind) -> bool {
 /// replaced since are old news.
 fn vetoed(view: &dyn View, kind: ResourceKind, subscription: &Subscription, status: &rpc::Status) {
     for entry in nack::entries(status) {
-        if subscription.sent.get(&entry.name).is_some_and(|known| known.version == entry.version) {
+        let known = subscription.sent.get(entry.name.as_str()).and_then(|known| known.version);
+        if known.is_some_and(|version| version.is(&entry.version)) {
             let nack::Entry { name, version, field, reason, .. } = entry;
             view.report(ClientEvent::Nacked { kind, name, version, field, reason });
         }
@@ -350,7 +353,7 @@ fn portion(difference: &mut Difference) {
     let mut bytes = 0;
     let fit = difference.upserts.iter().take_while(|versioned| {
         let more = bytes < PORTION;
-        bytes += versioned.encoded().value.len();
+        bytes += versioned.wired().bytes().len();
         more
     });
     let fit = fit.count();

@@ -33,21 +33,22 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
     let subscription = engine.subscription(kind);
     let first = !subscription.open;
     subscription.open = true;
-    let wanted: BTreeSet<String> =
-        request.resource_names.iter().filter(|name| *name != "*").cloned().collect();
+    let wanted: BTreeSet<&str> =
+        request.resource_names.iter().map(String::as_str).filter(|name| *name != "*").collect();
     let asks_for_all = request.resource_names.iter().any(|name| name == "*")
         || (whole && request.resource_names.is_empty() && (first || subscription.wildcard));
-    let known = &engine.subscription(kind).names;
-    if *known != wanted {
-        let known = known.clone();
-        engine.check_names(kind, wanted.difference(&known), known.difference(&wanted))?;
+    let known = engine.subscription(kind).names.clone();
+    let known: BTreeSet<&str> = known.iter().map(AsRef::as_ref).collect();
+    if known != wanted {
+        let (more, less) = (wanted.difference(&known).copied(), known.difference(&wanted).copied());
+        engine.check_names(kind, more, less)?;
     }
     let subscription = engine.subscription(kind);
-    let new_names = wanted.iter().any(|name| !subscription.names.contains(name));
+    let new_names = !wanted.is_subset(&known);
     subscription.answer |=
         (first && (asks_for_all || !wanted.is_empty())) || asks_for_all != subscription.wildcard || new_names;
-    for gone in subscription.names.difference(&wanted).cloned().collect::<Vec<_>>() {
-        subscription.unsubscribe(&gone, &*view);
+    for gone in known.difference(&wanted) {
+        subscription.unsubscribe(gone, &*view);
     }
     if new_names {
         // A set of names is one question: what was absent is looked for again.
@@ -60,10 +61,8 @@ pub(super) fn take(engine: &mut Engine, request: &discovery::DiscoveryRequest) -
         subscription.wildcard = true;
         subscription.mark_all();
     }
-    for name in &wanted {
-        if !subscription.names.contains(name) {
-            subscription.subscribe(name);
-        }
+    for name in wanted.difference(&known) {
+        subscription.subscribe(name);
     }
     Ok(())
 }
@@ -78,9 +77,9 @@ pub(super) fn response(engine: &mut Engine, outgoing: Outgoing) -> Option<discov
     for (name, known) in &subscription.sent {
         let Some(versioned) = &known.resource else { continue };
         version.update(name.as_bytes());
-        version.update(known.version.as_bytes());
-        let encoded = versioned.encoded();
-        resources.push(protobuf::Any { type_url: encoded.type_url.to_owned(), value: encoded.value.clone() });
+        version.update(versioned.version.to_string().as_bytes());
+        let value = versioned.wired().value().to_vec();
+        resources.push(protobuf::Any { type_url: type_url(kind).to_owned(), value });
     }
     if resources.is_empty() && !whole {
         // An empty set of endpoints or routes says nothing in this form; the client waits for the names to appear.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_model::resource::ResourceKind;
 
 use super::audience::{Seat, WILDCARD};
-use super::{Versioned, View};
+use super::{Version, Versioned, View};
 
 /// One client's subscription to one kind.
 pub(super) struct Subscription {
@@ -17,19 +17,19 @@ pub(super) struct Subscription {
     /// Everything that the view's wildcard has.
     pub(super) wildcard: bool,
     /// By name.
-    pub(super) names: BTreeSet<String>,
+    pub(super) names: BTreeSet<Arc<str>>,
     /// Of these.
     bytes: usize,
     /// What the wildcard had last.
     listed: BTreeSet<Arc<str>>,
     /// What the client has or is about to have. A version that it refused stays here, so it is not sent again.
-    pub(super) sent: BTreeMap<String, Known>,
+    pub(super) sent: BTreeMap<Arc<str>, Known>,
     /// Names that the client was told do not exist.
-    pub(super) absent: BTreeSet<String>,
+    pub(super) absent: BTreeSet<Arc<str>>,
     /// The response that the client has not answered.
     pub(super) flight: Option<Flight>,
     /// Suspects of a refusal that did not say which, sent one per response to find out.
-    pub(super) suspects: VecDeque<String>,
+    pub(super) suspects: VecDeque<Arc<str>>,
     /// Answer even if nothing changed: the first request, or new names in state-of-the-world.
     pub(super) answer: bool,
     stale: Names,
@@ -38,13 +38,14 @@ pub(super) struct Subscription {
 /// Names whose difference is not known to be none.
 enum Names {
     All,
-    Of(BTreeSet<String>),
+    Of(BTreeSet<Arc<str>>),
 }
 
 /// What a client knows of a name.
 #[derive(Clone)]
 pub(super) struct Known {
-    pub(super) version: String,
+    /// Absent where it is to be sent again, whichever that was.
+    pub(super) version: Option<Version>,
     /// Only where whole sets are sent, and absent where the client brought it from an earlier stream.
     pub(super) resource: Option<Arc<Versioned>>,
 }
@@ -53,7 +54,7 @@ pub(super) struct Known {
 pub(super) struct Flight {
     pub(super) nonce: String,
     pub(super) generation: u64,
-    pub(super) sent: Vec<(String, String)>,
+    pub(super) sent: Vec<(Arc<str>, Version)>,
 }
 
 /// What differs between what there is and what the client has.
@@ -61,9 +62,9 @@ pub(super) struct Flight {
 pub(super) struct Difference {
     pub(super) upserts: Vec<Arc<Versioned>>,
     /// Resources that are gone.
-    pub(super) removed: Vec<String>,
+    pub(super) removed: Vec<Arc<str>>,
     /// Names that were asked for and do not exist; nothing breaks by saying so at once.
-    pub(super) absent: Vec<String>,
+    pub(super) absent: Vec<Arc<str>>,
 }
 
 impl Difference {
@@ -92,12 +93,12 @@ impl Subscription {
     }
 
     /// A name is to be compared again, or the wildcard's list.
-    pub(super) fn mark(&mut self, name: &str) {
+    pub(super) fn mark(&mut self, name: &Arc<str>) {
         match &mut self.stale {
             Names::All => {}
-            Names::Of(_) if name == WILDCARD => self.stale = Names::All,
+            Names::Of(_) if **name == *WILDCARD => self.stale = Names::All,
             Names::Of(names) => {
-                names.insert(name.to_owned());
+                names.insert(name.clone());
             }
         }
     }
@@ -132,14 +133,14 @@ impl Subscription {
             && matches!(&self.stale, Names::Of(names) if names.is_empty())
     }
 
-    fn of<'n>(&self, names: impl Iterator<Item = &'n String>, view: &dyn View) -> Difference {
+    fn of<'n>(&self, names: impl Iterator<Item = &'n Arc<str>>, view: &dyn View) -> Difference {
         let mut difference = Difference::default();
         for name in names {
             let named = self.names.contains(name);
-            let wanted = named || (self.wildcard && self.listed.contains(name.as_str()));
+            let wanted = named || (self.wildcard && self.listed.contains(name));
             let there = if wanted { view.resource(self.kind, name) } else { None };
             match (there, self.sent.get(name)) {
-                (Some(new), Some(known)) if known.version == new.version => {}
+                (Some(new), Some(known)) if known.version == Some(new.version) => {}
                 (Some(new), _) => difference.upserts.push(new),
                 (None, Some(_)) => difference.removed.push(name.clone()),
                 (None, None) if named && !self.absent.contains(name) => difference.absent.push(name.clone()),
@@ -165,7 +166,7 @@ impl Subscription {
             }
         }
         let changed =
-            |v: &&Arc<Versioned>| self.sent.get(&v.name).is_none_or(|known| known.version != v.version);
+            |v: &&Arc<Versioned>| self.sent.get(&v.name).is_none_or(|known| known.version != Some(v.version));
         let removed = self.sent.keys().filter(|name| !desired.contains_key(*name)).cloned().collect();
         let absent = self.names.iter().filter(|name| {
             !desired.contains_key(*name) && !self.sent.contains_key(*name) && !self.absent.contains(*name)
@@ -176,10 +177,10 @@ impl Subscription {
 
     fn hold_listed(&mut self, view: &dyn View) {
         let listed: BTreeSet<Arc<str>> = view.wildcard_names(self.kind).iter().cloned().collect();
-        for gone in self.listed.difference(&listed).filter(|name| !self.names.contains(&***name)) {
+        for gone in self.listed.difference(&listed).filter(|name| !self.names.contains(*name)) {
             self.let_go(gone, view);
         }
-        listed.difference(&self.listed).for_each(|new| self.seat.hold(self.kind, new));
+        listed.difference(&self.listed).for_each(|new| drop(self.seat.hold(self.kind, new)));
         self.listed = listed;
     }
 
@@ -193,7 +194,7 @@ impl Subscription {
     pub(super) fn note_sent(&mut self, difference: &Difference, nonce: String, generation: u64, whole: bool) {
         for versioned in &difference.upserts {
             let known =
-                Known { version: versioned.version.clone(), resource: whole.then(|| versioned.clone()) };
+                Known { version: Some(versioned.version), resource: whole.then(|| versioned.clone()) };
             self.sent.insert(versioned.name.clone(), known);
             self.absent.remove(&versioned.name);
         }
@@ -212,7 +213,7 @@ impl Subscription {
                 stale.remove(name);
             });
         }
-        let sent = difference.upserts.iter().map(|v| (v.name.clone(), v.version.clone())).collect();
+        let sent = difference.upserts.iter().map(|v| (v.name.clone(), v.version)).collect();
         self.flight = Some(Flight { nonce, generation, sent });
         self.answer = false;
     }
@@ -220,18 +221,21 @@ impl Subscription {
     /// Whatever version the client has, it is sent again.
     pub(super) fn resend(&mut self, name: &str) {
         if let Some(known) = self.sent.get_mut(name) {
-            known.version.clear();
-            self.mark(name);
+            known.version = None;
+            let name = self.sent.get_key_value(name).map(|(name, _)| name.clone());
+            name.iter().for_each(|name| self.mark(name));
         }
     }
 
     /// The client wants a name; whether it is new.
     pub(super) fn subscribe(&mut self, name: &str) -> bool {
-        self.mark(name);
-        let new = self.names.insert(name.to_owned());
+        let known = self.names.get(name).cloned();
+        let new = known.is_none();
+        let name = known.unwrap_or_else(|| self.seat.hold(self.kind, name));
+        self.mark(&name);
         if new {
             self.bytes += name.len();
-            self.seat.hold(self.kind, name);
+            self.names.insert(name);
         }
         new
     }
@@ -258,7 +262,7 @@ impl Subscription {
         self.wildcard = false;
         self.let_go(WILDCARD, view);
         for name in std::mem::take(&mut self.listed) {
-            if !self.names.contains(&*name) {
+            if !self.names.contains(&name) {
                 self.let_go(&name, view);
             }
         }

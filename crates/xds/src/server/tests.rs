@@ -58,7 +58,7 @@ impl Shelf {
     }
 
     fn version(&self, kind: ResourceKind, name: &str) -> String {
-        self.items.lock()[&(kind, name.to_owned())].version.clone()
+        self.items.lock()[&(kind, name.to_owned())].version.to_string()
     }
 
     fn events(&self) -> Vec<ClientEvent> {
@@ -84,7 +84,7 @@ impl View for Reader {
         self.shelf.items.lock().iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v.clone()).collect()
     }
     fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]> {
-        self.wildcard(kind).iter().map(|versioned| versioned.name.as_str().into()).collect()
+        self.wildcard(kind).iter().map(|versioned| versioned.name.clone()).collect()
     }
     fn let_go(&self, kind: ResourceKind, name: &str) {
         self.shelf.let_go.lock().push((kind, name.to_owned()));
@@ -125,7 +125,7 @@ fn ask(engine: &mut Engine, request: discovery::DeltaDiscoveryRequest) -> Vec<Ou
 }
 
 fn upserts(out: &[Outgoing]) -> Vec<&str> {
-    out.iter().flat_map(|o| o.difference.upserts.iter().map(|v| v.name.as_str())).collect()
+    out.iter().flat_map(|o| o.difference.upserts.iter().map(|v| &*v.name)).collect()
 }
 
 const CDS: ResourceKind = ResourceKind::Cluster;
@@ -149,7 +149,7 @@ fn a_name_that_does_not_exist_is_removed_and_sent_when_it_appears() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     let mut engine = Engine::new(shelf.view(), false);
     let out = ask(&mut engine, delta(EDS, &["x"], ""));
-    assert_eq!(out[0].difference.absent, ["x"]);
+    assert_eq!(out[0].difference.absent, ["x".into()]);
     assert!(ask(&mut engine, delta(EDS, &[], &out[0].nonce)).is_empty());
     shelf.put(endpoints("x"));
     assert_eq!(upserts(&next(&mut engine, 2)), ["x"]);
@@ -166,7 +166,7 @@ fn a_slow_client_sees_only_the_latest() {
         assert!(next(&mut engine, u64::from(requests)).is_empty());
     }
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
-    let latest = &out[0].difference.upserts[0].encoded().value;
+    let latest = out[0].difference.upserts[0].wired().value();
     let Ok(Resource::Cluster(latest)) = crate::decode(type_url(CDS), latest) else { panic!("no cluster") };
     assert_eq!((out.len(), latest.max_requests_per_connection), (1, 5));
 }
@@ -183,7 +183,7 @@ fn an_addition_goes_before_a_removal() {
     let out = next(&mut engine, 2);
     assert_eq!((upserts(&out), out[0].difference.removed.len()), (vec!["new"], 0));
     let out = ask(&mut engine, delta(CDS, &[], &out[0].nonce));
-    assert_eq!(out[0].difference.removed, ["old"]);
+    assert_eq!(out[0].difference.removed, ["old".into()]);
 }
 
 fn barrier_of(out: &[Outgoing]) -> Option<u64> {
@@ -303,7 +303,7 @@ fn a_suspect_that_is_gone_holds_nobody_up() {
     shelf.take(CDS, "a");
     assert_eq!(upserts(&ask(&mut engine, refusal)), ["b"]);
     let out = ask(&mut engine, delta(CDS, &[], "2"));
-    assert_eq!(out[0].difference.removed, ["a"], "what the client may have of it is taken back");
+    assert_eq!(out[0].difference.removed, ["a".into()], "what the client may have of it is taken back");
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn a_client_may_refuse_a_version_after_its_ack() {
     let shelf = Shelf::new(ClientKind::Outrigger);
     shelf.put(cluster("a", 0));
     let mut engine = Engine::new(shelf.view(), false);
-    let version = ask(&mut engine, delta(CDS, &["*"], ""))[0].difference.upserts[0].version.clone();
+    let version = ask(&mut engine, delta(CDS, &["*"], ""))[0].difference.upserts[0].version.to_string();
     ask(&mut engine, delta(CDS, &[], "1"));
     shelf.events();
     for (version, reported) in [("another", 0), (version.as_str(), 1)] {
@@ -389,7 +389,7 @@ fn a_reconnecting_client_gets_only_what_changed() {
         [("a".to_owned(), version), ("gone".to_owned(), "v".to_owned())].into_iter().collect();
     let out = ask(&mut engine, request);
     assert!(upserts(&out).is_empty());
-    assert_eq!(out[0].difference.removed, ["gone"]);
+    assert_eq!(out[0].difference.removed, ["gone".into()]);
 }
 
 fn sotw(kind: ResourceKind, names: &[&str], nonce: &str) -> discovery::DiscoveryRequest {

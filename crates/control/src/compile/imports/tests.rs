@@ -199,7 +199,7 @@ fn an_egress_proxy_does_not_call_itself() {
     // Who asked first must not have answered for all of the namespace.
     let seats = ["web-1", "client-1", "pay-1"].map(|id| compiled.audience().join(Some(id)));
     for seat in &seats {
-        names.iter().for_each(|name| seat.hold(ResourceKind::Destination, name));
+        names.iter().for_each(|name| drop(seat.hold(ResourceKind::Destination, name)));
         seat.hold(ResourceKind::Listener, through);
         seat.hold(ResourceKind::Routes, routes);
     }

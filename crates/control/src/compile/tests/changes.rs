@@ -103,7 +103,7 @@ impl Stream {
     fn look(&mut self, compiled: &Compiled, name: &Name) {
         let version = match &*name.1 {
             WILDCARD => Some(format!("{:?}", compiled.wildcard_names(&self.scope, name.0))),
-            _ => compiled.resource(&self.scope, name.0, &name.1).map(|versioned| versioned.version.clone()),
+            _ => compiled.resource(&self.scope, name.0, &name.1).map(|versioned| versioned.version.to_string()),
         };
         self.has.insert(name.clone(), version);
     }

@@ -69,7 +69,7 @@ fn plain_chains(yaml: &str, port: u16) -> usize {
     let c = compiled(shop(), yaml);
     let catalog = scope(ClientKind::Outrigger, "catalog", "catalog-v1");
     let name = format!("inbound|127.0.0.11:{port}");
-    assert!(c.wildcard(&catalog, ResourceKind::Listener).iter().any(|v| v.name == name), "{name} is sent");
+    assert!(c.wildcard(&catalog, ResourceKind::Listener).iter().any(|v| *v.name == name), "{name} is sent");
     let Some(Resource::Listener(listener)) = get(&c, &catalog, ResourceKind::Listener, &name) else {
         panic!("no listener {name}")
     };

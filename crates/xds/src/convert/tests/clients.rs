@@ -241,8 +241,8 @@ fn only_sidecars_of_ours_are_told_who_is_revoked() {
         assert_eq!(context.custom_validator_config.is_some(), told, "{kind:?}");
     }
     assert_ne!(
-        version_of(&Resource::Secret(secret.clone())),
-        version_of(&Resource::Secret(outrigger_model::resource::TrustBundleSecret {
+        hash_of(&Resource::Secret(secret.clone())),
+        hash_of(&Resource::Secret(outrigger_model::resource::TrustBundleSecret {
             revoked: Vec::new(),
             ..secret
         })),
