@@ -4,7 +4,7 @@
 //!
 //! Locks are taken in the order audience, state.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outrigger_identity::Revoked;
@@ -19,6 +19,10 @@ use super::scope::Scope;
 use super::{any_host, cluster, described, destination, elsewhere, endpoints, host, inbound, ingress};
 use super::{names, outbound, route};
 use crate::world::{Change, Fact, Wide, World};
+
+mod kept;
+
+use kept::{Key, Shelf};
 
 /// A change that may concern more than this, over all who see something of their own, is not looked into: whoever holds one of the
 /// names compares.
@@ -44,13 +48,9 @@ impl Outcome {
 struct Variant {
     facets: Facets,
     /// One of them.
-    scope: Scope,
+    scope: Arc<Scope>,
     outcome: Outcome,
 }
-
-/// A name; with an instance, as nobody but the clients beside it see the name: every sidecar has its own `*`, and what changes one is
-/// no matter of the others.
-type Key = (Name, Option<Arc<str>>);
 
 /// Names, and what they were before a change.
 pub struct Stale(Vec<(Key, Vec<Variant>)>);
@@ -71,22 +71,7 @@ impl Inputs {
 
 struct State {
     inputs: Inputs,
-    kept: HashMap<ResourceKind, HashMap<Arc<str>, Entry>>,
-    by_fact: BTreeMap<Fact, HashSet<Key>>,
-    by_owner: HashMap<Arc<str>, HashSet<Name>>,
-}
-
-/// What a name is to those who see the same, and to those who see it as nobody else.
-#[derive(Default)]
-struct Entry {
-    shared: Kept,
-    own: HashMap<Arc<str>, Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
-    facts: BTreeSet<Fact>,
-    variants: Vec<Variant>,
+    kept: Shelf,
 }
 
 /// Everything that was compiled of the newest world and is still true.
@@ -100,9 +85,7 @@ impl Compiled {
     pub fn new(world: Arc<World>, roots_pem: Arc<str>, revoked: Arc<Revoked>) -> Self {
         let audience = Audience::new(world.generation);
         let inputs = Inputs { world, roots_pem, revoked };
-        let (kept, by_fact, by_owner) = Default::default();
-        let state = State { inputs, kept, by_fact, by_owner };
-        Self { audience, state: Mutex::new(state) }
+        Self { audience, state: Mutex::new(State { inputs, kept: Shelf::default() }) }
     }
 
     /// Who holds what.
@@ -121,14 +104,17 @@ impl Compiled {
     }
 
     fn look(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Outcome {
-        if let Some(known) = self.state.lock().find(scope, kind, name) {
-            return known.outcome.clone();
+        {
+            let state = self.state.lock();
+            if let Some(known) = state.kept.find(scope, &state.inputs.world, kind, name) {
+                return known.outcome.clone();
+            }
         }
-        self.look_anew(scope, kind, name).1
+        self.look_anew(scope, kind, &self.audience.name(kind, name)).1
     }
 
     /// Compiles, and keeps what somebody holds.
-    fn look_anew(&self, scope: &Scope, kind: ResourceKind, name: &str) -> (Facets, Outcome) {
+    fn look_anew(&self, scope: &Scope, kind: ResourceKind, name: &Arc<str>) -> (Facets, Outcome) {
         let mut inputs = self.state.lock().inputs.clone();
         // Outside of the lock: two clients may do the same work once, which is cheaper than one waiting for another.
         for _ in 0..3 {
@@ -139,7 +125,7 @@ impl Compiled {
             self.audience.while_held(kind, name, owner.as_deref(), || {
                 let mut state = self.state.lock();
                 match state.inputs.is_same(&inputs) {
-                    true => state.keep(scope, kind, name, compiled),
+                    true => state.kept.keep(scope, kind, name, compiled),
                     false => newer = Some(state.inputs.clone()),
                 }
             });
@@ -154,7 +140,7 @@ impl Compiled {
             let mut state = self.state.lock();
             let compiled = compile(&state.inputs.clone(), scope, kind, name);
             outcome = Some((compiled.facets.clone(), compiled.outcome.clone()));
-            state.keep(scope, kind, name, compiled);
+            state.kept.keep(scope, kind, name, compiled);
         });
         outcome.unwrap_or_else(|| {
             let Fresh { outcome, facets, .. } = compile(&inputs, scope, kind, name);
@@ -173,8 +159,8 @@ impl Compiled {
     ) -> Stale {
         let mut state = self.state.lock();
         state.inputs = Inputs { world, roots_pem, revoked };
-        let keys = state.concerned(change);
-        Stale(keys.into_iter().map(|key| (key.clone(), state.forget(&key))).collect())
+        let places = state.kept.concerned(change);
+        Stale(places.into_iter().filter_map(|place| state.kept.forget(place)).collect())
     }
 
     /// Compiles anew what somebody holds, and marks those who see something else than before.
@@ -208,9 +194,8 @@ impl Compiled {
     pub fn leave(&self, seat: &Seat, instance: &str) {
         self.audience.while_alone(seat, || {
             let mut state = self.state.lock();
-            let Some((owner, names)) = state.by_owner.remove_entry(instance) else { return };
-            for name in names {
-                state.forget(&(name, Some(owner.clone())));
+            for place in state.kept.of_owner(instance) {
+                state.kept.forget(place);
             }
         });
     }
@@ -218,19 +203,22 @@ impl Compiled {
     /// Nobody holds a name any more.
     pub fn let_go(&self, kind: ResourceKind, name: &str) {
         self.audience.unless_held(kind, name, || {
-            self.state.lock().forget_all(&(kind, name.into()));
+            let mut state = self.state.lock();
+            for place in state.kept.of_name(kind, name) {
+                state.kept.forget(place);
+            }
         });
     }
 
     /// How many names are kept.
     pub fn kept(&self) -> usize {
-        self.state.lock().kept.values().map(HashMap::len).sum()
+        self.state.lock().kept.len()
     }
 
     /// For how many instances something is kept that only their clients see.
     #[cfg(test)]
     pub(super) fn owners(&self) -> usize {
-        self.state.lock().by_owner.len()
+        self.state.lock().kept.owners()
     }
 
     /// What a foreign client does not enforce of the rules behind what it is sent: an Envoy is sent everything, a gRPC client
@@ -267,100 +255,6 @@ impl Compiled {
     }
 }
 
-impl State {
-    fn find(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<&Variant> {
-        let entry = self.kept.get(&kind)?.get(name)?;
-        let own = scope.instance.as_deref().and_then(|instance| entry.own.get(instance));
-        let variants = own.into_iter().chain([&entry.shared]).flat_map(|kept| &kept.variants);
-        variants.into_iter().find(|variant| variant.facets.fit(scope, &self.inputs.world))
-    }
-
-    fn keep(&mut self, scope: &Scope, kind: ResourceKind, name: &str, compiled: Fresh) {
-        let Fresh { outcome, facts, facets } = compiled;
-        let of = self.kept.entry(kind).or_default();
-        let name = match of.get_key_value(name) {
-            Some((name, _)) => name.clone(),
-            None => Arc::from(name),
-        };
-        let entry = of.entry(name.clone()).or_default();
-        let owner: Option<Arc<str>> = facets.owner().map(Arc::from);
-        let kept = match &owner {
-            None => &mut entry.shared,
-            Some(owner) => {
-                self.by_owner.entry(owner.clone()).or_default().insert((kind, name.clone()));
-                entry.own.entry(owner.clone()).or_default()
-            }
-        };
-        for fact in facts {
-            if kept.facts.insert(fact.clone()) {
-                self.by_fact.entry(fact).or_default().insert(((kind, name.clone()), owner.clone()));
-            }
-        }
-        if !kept.variants.iter().any(|known| known.facets == facets) {
-            // Most names are the same for all.
-            kept.variants.reserve_exact(1);
-            kept.variants.push(Variant { facets, scope: scope.clone(), outcome });
-        }
-    }
-
-    fn forget(&mut self, key: &Key) -> Vec<Variant> {
-        let ((kind, name), owner) = key;
-        let Some(of) = self.kept.get_mut(kind) else { return Vec::new() };
-        let Some(entry) = of.get_mut(name) else { return Vec::new() };
-        let kept = match owner {
-            None => std::mem::take(&mut entry.shared),
-            Some(owner) => entry.own.remove(owner).unwrap_or_default(),
-        };
-        if entry.own.is_empty() && entry.shared.variants.is_empty() {
-            of.remove(name);
-        }
-        if let Some(owner) = owner
-            && let Some(names) = self.by_owner.get_mut(owner)
-        {
-            names.remove(&key.0);
-            if names.is_empty() {
-                self.by_owner.remove(owner);
-            }
-        }
-        for fact in &kept.facts {
-            if let Some(keys) = self.by_fact.get_mut(fact) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.by_fact.remove(fact);
-                }
-            }
-        }
-        kept.variants
-    }
-
-    fn forget_all(&mut self, name: &Name) {
-        let entry = self.kept.get(&name.0).and_then(|of| of.get(&name.1));
-        let owners: Vec<_> = entry.into_iter().flat_map(|entry| entry.own.keys().cloned()).collect();
-        for owner in owners.into_iter().map(Some).chain([None]) {
-            self.forget(&(name.clone(), owner));
-        }
-    }
-
-    /// The names that a change may concern.
-    fn concerned(&self, change: &Change) -> BTreeSet<Key> {
-        let mut found = BTreeSet::new();
-        let mut add = |keys: &HashSet<Key>| found.extend(keys.iter().cloned());
-        change.facts.iter().filter_map(|fact| self.by_fact.get(fact)).for_each(&mut add);
-        for wide in &change.wide {
-            let covered = |fact: &Fact| match (wide, fact) {
-                (Wide::Routes(wide), Fact::Routes(host))
-                | (Wide::Destinations(wide), Fact::Destinations(host)) => {
-                    wide == host || wide.covers(host.as_str())
-                }
-                (Wide::Mtls, Fact::Mtls(_)) | (Wide::Authorization, Fact::Authorization(_)) => true,
-                _ => false,
-            };
-            self.by_fact.iter().filter(|(fact, _)| covered(fact)).for_each(|(_, names)| add(names));
-        }
-        found
-    }
-}
-
 /// What was compiled, and what was looked at for it.
 struct Fresh {
     outcome: Outcome,
@@ -368,15 +262,17 @@ struct Fresh {
     facets: Facets,
 }
 
-fn compile(inputs: &Inputs, scope: &Scope, kind: ResourceKind, name: &str) -> Fresh {
+fn compile(inputs: &Inputs, scope: &Scope, kind: ResourceKind, name: &Arc<str>) -> Fresh {
     let lens = Lens::new(&inputs.world, scope);
     let mut outcome = Outcome::default();
-    if name == WILDCARD {
+    if **name == *WILDCARD {
         outcome.names = listed(&lens, kind).into_iter().map(Arc::from).collect();
     } else if let Some(mut resource) = resource(inputs, &lens, kind, name) {
         let fitted = foreign::fit(&mut resource, &lens);
-        outcome.resource = fitted.sent.then(|| Arc::new(Versioned::new(resource, lens.kind())));
-        outcome.gaps = fitted.gaps.into();
+        outcome.resource = fitted.sent.then(|| Arc::new(Versioned::named(name, resource, lens.kind())));
+        if !fitted.gaps.is_empty() {
+            outcome.gaps = fitted.gaps.into();
+        }
     }
     let (facts, facets) = lens.looked_at();
     Fresh { outcome, facts, facets }
@@ -417,7 +313,7 @@ fn resource(inputs: &Inputs, lens: &Lens<'_>, kind: ResourceKind, name: &str) ->
 /// The resource of a name as a client sees it in a world, with nothing kept; what is no matter of the world (trust) is not there.
 pub fn once(world: &Arc<World>, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Resource> {
     let inputs = Inputs { world: world.clone(), roots_pem: "".into(), revoked: Arc::default() };
-    compile(&inputs, scope, kind, name).outcome.resource?.resource()
+    compile(&inputs, scope, kind, &name.into()).outcome.resource?.resource()
 }
 
 /// The names of a wildcard.
@@ -447,7 +343,7 @@ pub(super) fn fresh(
     name: &str,
 ) -> Option<String> {
     let inputs = Inputs { world: world.clone(), roots_pem: roots_pem.clone(), revoked: revoked.clone() };
-    let outcome = compile(&inputs, scope, kind, name).outcome;
+    let outcome = compile(&inputs, scope, kind, &name.into()).outcome;
     match name {
         WILDCARD => Some(format!("{:?}", outcome.names)),
         _ => outcome.resource.map(|versioned| versioned.version.to_string()),

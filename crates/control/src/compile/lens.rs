@@ -11,7 +11,7 @@ use std::sync::Arc;
 use outrigger_model::endpoint::Locality;
 use outrigger_rules::intent::{
     AttachedIntent, AuthorizationIntent, Carried, DestinationIntent, Host, KeySource, LimitsIntent, MtlsMode,
-    Origin, RouteIntent, SidecarIntent, Target, TokensIntent, Unknown, WorkloadIntent,
+    RouteIntent, SidecarIntent, Target, TokensIntent, Unknown, WorkloadIntent,
 };
 use outrigger_xds::ClientKind;
 
@@ -21,21 +21,10 @@ use crate::instance::Instance;
 use crate::provider::ExtensionProvider;
 use crate::world::{Fact, MeshSettings, Service, World};
 
-/// What of a client may decide what it sees, besides what kind of client it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Facet {
-    Namespace = 1,
-    Network = 2,
-    Labels = 4,
-    Own = 8,
-    Bind = 16,
-    Secure = 32,
-    RegexLimit = 64,
-    Locality = 128,
-    Sidecar = 256,
-    Proxy = 512,
-    Node = 1024,
-}
+mod facets;
+
+use facets::Facet;
+pub(super) use facets::Facets;
 
 /// A client's view of a world.
 pub(super) struct Lens<'a> {
@@ -421,71 +410,5 @@ impl<'a> Seen<'a> {
 
     pub(super) fn ports(self) -> &'a BTreeMap<u16, crate::instance::Protocol> {
         &self.0.ports
-    }
-}
-
-/// Clients that are equal in these see the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Facets {
-    kind: ClientKind,
-    bind: Option<Option<IpAddr>>,
-    secure: Option<bool>,
-    regex_limit: Option<u32>,
-    namespace: Option<String>,
-    network: Option<String>,
-    labels: Option<Option<BTreeMap<String, String>>>,
-    own: Option<Option<String>>,
-    locality: Option<Option<Locality>>,
-    sidecar: Option<Option<Origin>>,
-    proxy: Option<bool>,
-    node: Option<Option<String>>,
-}
-
-impl Facets {
-    fn of(scope: &Scope, world: &World, used: u16) -> Self {
-        let uses = |facet: Facet| used & facet as u16 != 0;
-        Self {
-            kind: scope.kind,
-            bind: uses(Facet::Bind).then_some(scope.bind),
-            secure: uses(Facet::Secure).then_some(scope.secure),
-            regex_limit: uses(Facet::RegexLimit).then_some(scope.regex_limit),
-            namespace: uses(Facet::Namespace).then(|| scope.namespace.clone()),
-            network: uses(Facet::Network).then(|| scope.network(world).to_owned()),
-            labels: uses(Facet::Labels).then(|| scope.labels(world).cloned()),
-            own: uses(Facet::Own).then(|| scope.own(world).map(|own| own.id.clone())),
-            locality: uses(Facet::Locality).then(|| scope.locality(world)),
-            sidecar: uses(Facet::Sidecar).then(|| scope.sidecar(world).map(|one| one.origin.clone())),
-            proxy: uses(Facet::Proxy).then(|| scope.is_egress_proxy(world)),
-            node: uses(Facet::Node).then(|| scope.node(world).map(str::to_owned)),
-        }
-    }
-
-    /// The instance that it is about, where nobody but its client sees this.
-    pub(super) fn owner(&self) -> Option<&str> {
-        self.own.as_ref()?.as_deref()
-    }
-
-    /// Whether it matters which Sidecar holds.
-    pub(super) fn by_sidecar(&self) -> bool {
-        self.sidecar.is_some()
-    }
-
-    /// Whether a client is equal in all of them.
-    pub(super) fn fit(&self, scope: &Scope, world: &World) -> bool {
-        self.kind == scope.kind
-            && self.bind.is_none_or(|bind| bind == scope.bind)
-            && self.secure.is_none_or(|secure| secure == scope.secure)
-            && self.regex_limit.is_none_or(|limit| limit == scope.regex_limit)
-            && self.namespace.as_ref().is_none_or(|namespace| *namespace == scope.namespace)
-            && self.network.as_ref().is_none_or(|network| network == scope.network(world))
-            && self.labels.as_ref().is_none_or(|labels| labels.as_ref() == scope.labels(world))
-            && self
-                .sidecar
-                .as_ref()
-                .is_none_or(|sidecar| sidecar.as_ref() == scope.sidecar(world).map(|one| &one.origin))
-            && self.proxy.is_none_or(|proxy| proxy == scope.is_egress_proxy(world))
-            && self.locality.as_ref().is_none_or(|locality| *locality == scope.locality(world))
-            && self.node.as_ref().is_none_or(|node| node.as_deref() == scope.node(world))
-            && self.own.as_ref().is_none_or(|own| own.as_ref() == scope.own(world).map(|own| &own.id))
     }
 }
