@@ -16,7 +16,6 @@ use outrigger_identity::{Revocation, Revoked};
 use outrigger_rules::Object;
 use outrigger_rules::intent::KeySource;
 use outrigger_xds::server::Audience;
-use rpds::RedBlackTreeMapSync;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -25,6 +24,7 @@ use crate::instance::{Instance, State};
 use crate::registry::api::Caller;
 use crate::registry::lease::{Held, Leases};
 use crate::registry::{Event, Source};
+use crate::sorted::Sorted;
 use crate::store::records::{StoredInstance, StoredRevocation, StoredRule};
 use crate::store::{Contents, Mutation, Store, StoreError};
 use crate::world::{Change, Contested, MeshSettings, World};
@@ -89,7 +89,7 @@ pub struct Registration {
 }
 
 /// Registrations over the API, by id. A copy costs nothing.
-pub type Registrations = RedBlackTreeMapSync<String, Registration>;
+pub type Registrations = Sorted<String, Registration>;
 
 /// A consistent view of everything that the keeper keeps.
 pub struct Published {

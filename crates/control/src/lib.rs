@@ -21,6 +21,7 @@ pub mod registry;
 pub mod rejections;
 pub mod service_accounts;
 pub mod settings;
+pub mod sorted;
 pub mod status;
 pub mod store;
 pub mod tokens;

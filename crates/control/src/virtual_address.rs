@@ -4,14 +4,14 @@
 //! They are made from the names alone: the same services have the same addresses after every restart and in every replica,
 //! with nothing to store. Only where two names meet at one slot does it matter which others there are.
 
-use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use outrigger_model::resource::{VIRTUAL_V4, VIRTUAL_V6};
 use outrigger_rules::intent::Host;
-use rpds::HashTrieMapSync;
+
+use crate::sorted::Sorted;
 
 /// Blocks of 256 in the IPv4 range; of each the first and the last address stay free, as some software takes them for a network's own.
 const V4_BLOCKS: u32 = 1 << 12;
@@ -121,19 +121,19 @@ type Move<K> = (Host, Option<K>, Option<K>);
 
 /// Places of one family.
 #[derive(Debug, Clone)]
-struct Places<K: Eq + Hash + Copy> {
-    taken: HashTrieMapSync<K, Host>,
+struct Places<K: Ord + Copy> {
+    taken: Sorted<K, Host>,
     /// Who came by a place that was another's, and would come back to it.
-    passed: HashTrieMapSync<K, Arc<[Host]>>,
+    passed: Sorted<K, Arc<[Host]>>,
 }
 
-impl<K: Eq + Hash + Copy> Default for Places<K> {
+impl<K: Ord + Copy> Default for Places<K> {
     fn default() -> Self {
-        Self { taken: HashTrieMapSync::new_sync(), passed: HashTrieMapSync::new_sync() }
+        Self { taken: Sorted::default(), passed: Sorted::default() }
     }
 }
 
-impl<K: Eq + Hash + Copy> Places<K> {
+impl<K: Ord + Copy> Places<K> {
     fn put<I: Iterator<Item = K>>(&mut self, host: &Host, slots: impl Fn(&Host) -> I) -> Vec<Move<K>> {
         let mut moves = Vec::new();
         let (mut current, mut from) = (host.clone(), None);
@@ -147,7 +147,7 @@ impl<K: Eq + Hash + Copy> Places<K> {
                 match self.taken.get(&slot).cloned() {
                     Some(other) if other < current => self.passes(slot, &current),
                     other => {
-                        self.taken.insert_mut(slot, current.clone());
+                        self.taken.insert(slot, current.clone());
                         moves.push((current.clone(), from, Some(slot)));
                         if let Some(other) = &other {
                             self.passes(slot, other);
@@ -180,7 +180,7 @@ impl<K: Eq + Hash + Copy> Places<K> {
         }
         moves.push((host.clone(), free, None));
         while let Some(slot) = free.take() {
-            self.taken.remove_mut(&slot);
+            self.taken.remove(&slot);
             let next = self.passed.get(&slot).and_then(|hosts| hosts.iter().min().cloned());
             let Some(next) = next else { break };
             // It gives up what it went on to.
@@ -191,7 +191,7 @@ impl<K: Eq + Hash + Copy> Places<K> {
                 }
                 self.no_longer_passes(later, &next);
             }
-            self.taken.insert_mut(slot, next.clone());
+            self.taken.insert(slot, next.clone());
             moves.push((next, free, Some(slot)));
         }
         moves
@@ -206,15 +206,15 @@ impl<K: Eq + Hash + Copy> Places<K> {
         if !hosts.contains(host) {
             hosts.push(host.clone());
         }
-        self.passed.insert_mut(slot, hosts.into());
+        self.passed.insert(slot, hosts.into());
     }
 
     fn no_longer_passes(&mut self, slot: K, host: &Host) {
         let Some(hosts) = self.passed.get(&slot) else { return };
         let left: Vec<Host> = hosts.iter().filter(|other| *other != host).cloned().collect();
         match left.is_empty() {
-            true => drop(self.passed.remove_mut(&slot)),
-            false => self.passed.insert_mut(slot, left.into()),
+            true => drop(self.passed.remove(&slot)),
+            false => drop(self.passed.insert(slot, left.into())),
         }
     }
 }

@@ -15,11 +15,10 @@ use outrigger_rules::intent::{
     AuthorizationIntent, Carried, Host, Intent, IpFamily, KeySource, Known, LimitsIntent, Location,
     MtlsIntent, MtlsMode, ObjectKind, Reach, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
-use rpds::RedBlackTreeMapSync;
-
 use crate::described::{self, Offer};
 use crate::instance::{Instance, Protocol, State};
 use crate::provider::ExtensionProvider;
+use crate::sorted::Sorted;
 use crate::virtual_address::{Given, VirtualAddresses};
 
 mod addresses;
@@ -199,12 +198,12 @@ pub struct World {
     pub settings: Arc<MeshSettings>,
     /// Turns names into hosts.
     pub resolver: Resolver,
-    services: RedBlackTreeMapSync<Host, Arc<Service>>,
-    instances: RedBlackTreeMapSync<String, Arc<Instance>>,
+    services: Sorted<Host, Arc<Service>>,
+    instances: Sorted<String, Arc<Instance>>,
     by_address: Addresses,
     given: Given,
     rules: Arc<Rules>,
-    keys: RedBlackTreeMapSync<KeySource, Arc<str>>,
+    keys: Sorted<KeySource, Arc<str>>,
 }
 
 impl World {
@@ -215,12 +214,12 @@ impl World {
             generation: 0,
             settings: Arc::new(settings),
             resolver,
-            services: RedBlackTreeMapSync::new_sync(),
-            instances: RedBlackTreeMapSync::new_sync(),
+            services: Sorted::default(),
+            instances: Sorted::default(),
             by_address: Addresses::default(),
             given: Given::default(),
             rules: Arc::default(),
-            keys: RedBlackTreeMapSync::new_sync(),
+            keys: Sorted::default(),
         }
     }
 
@@ -247,7 +246,7 @@ impl World {
 
     /// How many services there are.
     pub fn service_count(&self) -> usize {
-        self.services.size()
+        self.services.len()
     }
 
     /// The host that the name of a service stands for and nothing else, where both are names of the mesh: a cluster's ExternalName.
@@ -274,7 +273,7 @@ impl World {
 
     /// How many instances there are.
     pub fn instance_count(&self) -> usize {
-        self.instances.size()
+        self.instances.len()
     }
 
     /// The instance of an id.

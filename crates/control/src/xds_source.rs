@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::resource::ResourceKind;
-use outrigger_xds::server::{ClientEvent, Seat, Source, Versioned, View};
+use outrigger_xds::server::{ClientEvent, Seat, Source, Version, Versioned, View};
 use outrigger_xds::{ClientKind, NodeInfo};
 use parking_lot::Mutex;
 use tonic::Status;
@@ -250,7 +250,7 @@ impl Subscriber {
     /// Whether another version than the refused one has been taken, or the resource is gone.
     fn is_cured(&self, kind: ResourceKind, refusal: &Refusal) -> bool {
         refusal.version.is_empty()
-            || self.resource(kind, &refusal.name).is_none_or(|current| !current.version.is(&refusal.version))
+            || self.version(kind, &refusal.name).is_none_or(|current| !current.is(&refusal.version))
     }
 
     fn converged(&self, generation: u64) {
@@ -284,8 +284,8 @@ impl View for Subscriber {
         self.compiled.resource(&self.scope, kind, name)
     }
 
-    fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>> {
-        self.compiled.wildcard(&self.scope, kind)
+    fn version(&self, kind: ResourceKind, name: &str) -> Option<Version> {
+        self.compiled.version(&self.scope, kind, name)
     }
 
     fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]> {

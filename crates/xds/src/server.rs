@@ -29,7 +29,7 @@ mod wired;
 #[cfg(test)]
 mod tests;
 
-pub use audience::{Audience, Name, Seat, WILDCARD};
+pub use audience::{Audience, Holders, Name, Seat, WILDCARD};
 pub use door::AdsServer;
 pub use service::AdsService;
 pub use version::Version;
@@ -127,9 +127,9 @@ pub trait View: Send + Sync + 'static {
     fn seat(&self) -> &Arc<Seat>;
     /// A resource by name.
     fn resource(&self, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>>;
-    /// All resources that a wildcard subscription gets.
-    fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>>;
-    /// The names of these; some of them may not be there.
+    /// Its version: all that matters to those who have it.
+    fn version(&self, kind: ResourceKind, name: &str) -> Option<Version>;
+    /// The names of all that a wildcard subscription gets; some of them may not be there.
     fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]>;
     /// Nobody holds this name any more; somebody may again when this is called.
     fn let_go(&self, kind: ResourceKind, name: &str);

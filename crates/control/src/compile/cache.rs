@@ -10,7 +10,7 @@ use std::sync::Arc;
 use outrigger_identity::Revoked;
 use outrigger_model::resource::{Resource, ResourceKind, TrustBundleSecret};
 use outrigger_xds::ClientKind;
-use outrigger_xds::server::{Audience, Name, Seat, Versioned, WILDCARD};
+use outrigger_xds::server::{Audience, Name, Seat, Version, Versioned, WILDCARD};
 use parking_lot::Mutex;
 
 use super::foreign::{self, Gap};
@@ -28,10 +28,12 @@ use kept::{Key, Shelf};
 /// names compares.
 const MOST_LOOKED_INTO: usize = 2_000;
 
-/// What a client sees of one name: `None` was found not to exist; what it does not enforce of the rules behind it; and of a
-/// wildcard the names.
+/// What a client sees of one name: without a version it was found not to exist; what it does not enforce of the rules behind it; and
+/// of a wildcard the names.
 #[derive(Clone, Default)]
 struct Outcome {
+    version: Option<Version>,
+    /// Of what was compiled lately, or is held by several. One that holds a name has it after a moment, and then only its version matters.
     resource: Option<Arc<Versioned>>,
     gaps: Arc<[Gap]>,
     names: Arc<[Arc<str>]>,
@@ -39,8 +41,7 @@ struct Outcome {
 
 impl Outcome {
     fn is_same(&self, other: &Self) -> bool {
-        let version = |outcome: &Self| outcome.resource.as_ref().map(|versioned| versioned.version);
-        version(self) == version(other) && self.names == other.names
+        self.version == other.version && self.names == other.names
     }
 }
 
@@ -88,6 +89,13 @@ impl Compiled {
         Self { audience, state: Mutex::new(State { inputs, kept: Shelf::default() }) }
     }
 
+    /// The same; so many are kept as they were compiled.
+    #[cfg(test)]
+    pub(super) fn remembering(self, most: usize) -> Self {
+        self.state.lock().kept.most_remembered = most;
+        self
+    }
+
     /// Who holds what.
     pub fn audience(&self) -> &Arc<Audience> {
         &self.audience
@@ -100,7 +108,16 @@ impl Compiled {
 
     /// The resource of a name as a client sees it; `None` when it does not exist for that client.
     pub fn resource(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Arc<Versioned>> {
-        self.look(scope, kind, name).resource
+        let found = self.look(scope, kind, name);
+        match (found.version, found.resource) {
+            (Some(_), None) => self.look_anew(scope, kind, &self.audience.name(kind, name)).1.resource,
+            (_, resource) => resource,
+        }
+    }
+
+    /// The version of it.
+    pub fn version(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Option<Version> {
+        self.look(scope, kind, name).version
     }
 
     fn look(&self, scope: &Scope, kind: ResourceKind, name: &str) -> Outcome {
@@ -122,10 +139,10 @@ impl Compiled {
             let outcome = (compiled.facets.clone(), compiled.outcome.clone());
             let mut newer = None;
             let owner = compiled.facets.owner().map(str::to_owned);
-            self.audience.while_held(kind, name, owner.as_deref(), || {
+            self.audience.while_held(kind, name, owner.as_deref(), |holders| {
                 let mut state = self.state.lock();
                 match state.inputs.is_same(&inputs) {
-                    true => state.kept.keep(scope, kind, name, compiled),
+                    true => state.kept.keep(scope, (kind, name), compiled, holders),
                     false => newer = Some(state.inputs.clone()),
                 }
             });
@@ -136,11 +153,11 @@ impl Compiled {
         }
         // Changes come faster than this compiles: then they wait for once.
         let mut outcome = None;
-        self.audience.while_held(kind, name, scope.instance.as_deref(), || {
+        self.audience.while_held(kind, name, scope.instance.as_deref(), |holders| {
             let mut state = self.state.lock();
             let compiled = compile(&state.inputs.clone(), scope, kind, name);
             outcome = Some((compiled.facets.clone(), compiled.outcome.clone()));
-            state.kept.keep(scope, kind, name, compiled);
+            state.kept.keep(scope, (kind, name), compiled, holders);
         });
         outcome.unwrap_or_else(|| {
             let Fresh { outcome, facets, .. } = compile(&inputs, scope, kind, name);
@@ -250,7 +267,8 @@ impl Compiled {
     }
 
     /// All resources of a kind that a wildcard subscription of a client gets.
-    pub fn wildcard(&self, scope: &Scope, kind: ResourceKind) -> Vec<Arc<Versioned>> {
+    #[cfg(test)]
+    pub(super) fn wildcard(&self, scope: &Scope, kind: ResourceKind) -> Vec<Arc<Versioned>> {
         self.wildcard_names(scope, kind).iter().filter_map(|name| self.resource(scope, kind, name)).collect()
     }
 }
@@ -270,6 +288,7 @@ fn compile(inputs: &Inputs, scope: &Scope, kind: ResourceKind, name: &Arc<str>) 
     } else if let Some(mut resource) = resource(inputs, &lens, kind, name) {
         let fitted = foreign::fit(&mut resource, &lens);
         outcome.resource = fitted.sent.then(|| Arc::new(Versioned::named(name, resource, lens.kind())));
+        outcome.version = outcome.resource.as_ref().map(|versioned| versioned.version);
         if !fitted.gaps.is_empty() {
             outcome.gaps = fitted.gaps.into();
         }
@@ -346,6 +365,6 @@ pub(super) fn fresh(
     let outcome = compile(&inputs, scope, kind, &name.into()).outcome;
     match name {
         WILDCARD => Some(format!("{:?}", outcome.names)),
-        _ => outcome.resource.map(|versioned| versioned.version.to_string()),
+        _ => outcome.version.map(|version| version.to_string()),
     }
 }

@@ -27,6 +27,7 @@ mod inbound;
 mod precedence;
 mod preferences;
 mod reach;
+mod remembered;
 mod split;
 mod twins;
 

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use rpds::{HashTrieSetSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
-
 use crate::registry::Source;
+use crate::sorted::Sorted;
 
 /// What one claims.
 type Claim<T> = (Arc<Source>, T);
@@ -22,17 +21,17 @@ enum Claimants<T> {
 /// All claims.
 #[derive(Debug, Clone)]
 pub struct Claims<T> {
-    by_key: RedBlackTreeMapSync<Arc<str>, Claimants<T>>,
-    by_source: RedBlackTreeMapSync<Arc<Source>, HashTrieSetSync<Arc<str>>>,
-    contested: RedBlackTreeSetSync<Arc<str>>,
+    by_key: Sorted<Arc<str>, Claimants<T>>,
+    by_source: Sorted<Arc<Source>, Sorted<Arc<str>, ()>>,
+    contested: Sorted<Arc<str>, ()>,
 }
 
 impl<T> Default for Claims<T> {
     fn default() -> Self {
         Self {
-            by_key: RedBlackTreeMapSync::new_sync(),
-            by_source: RedBlackTreeMapSync::new_sync(),
-            contested: RedBlackTreeSetSync::new_sync(),
+            by_key: Sorted::default(),
+            by_source: Sorted::default(),
+            contested: Sorted::default(),
         }
     }
 }
@@ -69,7 +68,7 @@ impl<T: Clone + PartialEq> Claims<T> {
 
     /// The keys that several claim, with all who do.
     pub fn contested(&self) -> impl Iterator<Item = (&str, &[Claim<T>])> {
-        self.contested.iter().map(|key| (&**key, self.of(key)))
+        self.contested.keys().map(|key| (&**key, self.of(key)))
     }
 
     /// What a registry claims in vain: the key, who of it says so, who has it.
@@ -84,7 +83,7 @@ impl<T: Clone + PartialEq> Claims<T> {
     /// How many keys a registry claims.
     pub fn count(&self, place: usize) -> usize {
         let of = self.by_source.iter().filter(|(source, _)| source.place == place);
-        of.map(|(_, keys)| keys.size()).sum()
+        of.map(|(_, keys)| keys.len()).sum()
     }
 
     /// What is claimed otherwise than before: who claims it, the key, and what, if still.
@@ -117,12 +116,8 @@ impl<T: Clone + PartialEq> Claims<T> {
         all.insert(place, (source.clone(), value));
         self.set(&key, all);
         match self.by_source.get_mut(source) {
-            Some(keys) => keys.insert_mut(key),
-            None => {
-                let mut keys = HashTrieSetSync::new_sync();
-                keys.insert_mut(key);
-                self.by_source.insert_mut(source.clone(), keys);
-            }
+            Some(keys) => drop(keys.insert(key, ())),
+            None => drop(self.by_source.insert(source.clone(), Sorted::from_iter([(key, ())]))),
         }
         true
     }
@@ -137,26 +132,26 @@ impl<T: Clone + PartialEq> Claims<T> {
         }
         self.set(&Arc::from(key), all);
         let emptied = self.by_source.get_mut(source).is_some_and(|keys| {
-            keys.remove_mut(key);
+            keys.remove(key);
             keys.is_empty()
         });
         if emptied {
-            self.by_source.remove_mut(source);
+            self.by_source.remove(source);
         }
         true
     }
 
     /// A source claims exactly these. The keys that this is news of.
     pub fn reset(&mut self, source: &Arc<Source>, now: Vec<(String, T)>) -> Vec<String> {
-        let mut gone = self.by_source.get(source).cloned().unwrap_or_else(HashTrieSetSync::new_sync);
+        let mut gone = self.by_source.get(source).cloned().unwrap_or_default();
         let mut news = Vec::new();
         for (key, value) in now {
-            gone.remove_mut(key.as_str());
+            gone.remove(key.as_str());
             if self.put(source, &key, value) {
                 news.push(key);
             }
         }
-        for key in gone.iter() {
+        for key in gone.keys() {
             self.take(source, key);
             news.push(key.to_string());
         }
@@ -166,17 +161,17 @@ impl<T: Clone + PartialEq> Claims<T> {
     fn set(&mut self, key: &Arc<str>, mut all: Vec<Claim<T>>) {
         let several = all.len() > 1;
         match (several, all.pop()) {
-            (false, Some(one)) => self.by_key.insert_mut(key.clone(), Claimants::One(one)),
+            (false, Some(one)) => drop(self.by_key.insert(key.clone(), Claimants::One(one))),
             (true, Some(last)) => {
                 all.push(last);
-                self.by_key.insert_mut(key.clone(), Claimants::Several(all.into()));
+                self.by_key.insert(key.clone(), Claimants::Several(all.into()));
             }
-            (_, None) => drop(self.by_key.remove_mut(key)),
+            (_, None) => drop(self.by_key.remove(key)),
         }
-        match several {
-            true => self.contested.insert_mut(key.clone()),
-            false => drop(self.contested.remove_mut(key)),
-        }
+        let _ = match several {
+            true => self.contested.insert(key.clone(), ()),
+            false => self.contested.remove(key),
+        };
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use outrigger_model::identity::SpiffeId;
-use rpds::HashTrieMapSync;
 
 use super::claims::Claims;
 use super::revocations::Revocations;
@@ -16,6 +15,7 @@ use crate::compile::cache::Compiled;
 use crate::instance::Instance;
 use crate::registry::lease::Held;
 use crate::registry::{Event, Item, Key, Source};
+use crate::sorted::Sorted;
 use crate::store::Contents;
 use crate::store::records::rule_key;
 use crate::world::{Change, Fact, MeshSettings, World};
@@ -38,7 +38,7 @@ pub(super) struct Draft {
     pub(super) revocations: Revocations,
     pub(super) registrations: Registrations,
     /// Of each identity that registered for itself, how many.
-    of_identity: HashTrieMapSync<SpiffeId, usize>,
+    of_identity: Sorted<SpiffeId, usize>,
     /// Who has which instance: what was registered, and what registries say.
     claims: Claims<Arc<Instance>>,
     /// The highest version that each object ever had.
@@ -70,8 +70,8 @@ impl Draft {
             rules: Arc::new(known),
             ruled,
             revocations: Revocations::load(contents.revoked),
-            registrations: Registrations::new_sync(),
-            of_identity: HashTrieMapSync::new_sync(),
+            registrations: Registrations::default(),
+            of_identity: Sorted::default(),
             claims: Claims::default(),
             versions: Arc::new(contents.versions),
         };

@@ -7,17 +7,24 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use rpds::{HashTrieMapSync, HashTrieSetSync};
-
 use super::World;
 use crate::instance::{Instance, State};
+use crate::sorted::Sorted;
 
 /// Who is at each address.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Addresses {
-    at: HashTrieMapSync<IpAddr, Arc<[At]>>,
+    at: Sorted<IpAddr, Here>,
     /// Those with several.
-    crowded: HashTrieSetSync<IpAddr>,
+    crowded: Sorted<IpAddr, ()>,
+}
+
+/// Who is at an address.
+#[derive(Debug, Clone)]
+enum Here {
+    One(At),
+    /// In order; at least two.
+    Several(Arc<[At]>),
 }
 
 #[derive(Debug, Clone)]
@@ -36,7 +43,11 @@ impl At {
 
 impl Addresses {
     fn of(&self, address: IpAddr) -> &[At] {
-        self.at.get(&address).map_or(&[], AsRef::as_ref)
+        match self.at.get(&address) {
+            None => &[],
+            Some(Here::One(at)) => std::slice::from_ref(at),
+            Some(Here::Several(all)) => all,
+        }
     }
 
     /// Whether an instance is where it says, by the word of this place.
@@ -59,15 +70,20 @@ impl Addresses {
         self.set(address, left);
     }
 
-    fn set(&mut self, address: IpAddr, all: Vec<At>) {
-        match all.len() > 1 {
-            true => self.crowded.insert_mut(address),
-            false => drop(self.crowded.remove_mut(&address)),
-        }
-        match all.is_empty() {
-            true => drop(self.at.remove_mut(&address)),
-            false => self.at.insert_mut(address, all.into()),
-        }
+    fn set(&mut self, address: IpAddr, mut all: Vec<At>) {
+        let _ = match all.len() > 1 {
+            true => self.crowded.insert(address, ()),
+            false => self.crowded.remove(&address),
+        };
+        let here = match (all.len() > 1, all.pop()) {
+            (_, None) => return drop(self.at.remove(&address)),
+            (false, Some(one)) => Here::One(one),
+            (true, Some(last)) => {
+                all.push(last);
+                Here::Several(all.into())
+            }
+        };
+        self.at.insert(address, here);
     }
 }
 
@@ -109,7 +125,7 @@ impl World {
     /// Who is said to be where another identity is.
     pub fn contested(&self) -> Vec<Contested<'_>> {
         let mut all = Vec::new();
-        for address in self.by_address.crowded.iter() {
+        for address in self.by_address.crowded.keys() {
             let mut holders: HashMap<(&str, u16), &Instance> = HashMap::new();
             let there = self.instances_at(*address).filter(|instance| instance.state != State::Stopped);
             for (instance, port) in there.flat_map(|one| one.ports.iter().map(move |port| (&**one, port))) {

@@ -106,7 +106,7 @@ impl World {
             change.note(Fact::Address(address));
         }
         self.noted(&instance.id, change);
-        self.instances.insert_mut(instance.id.clone(), instance.clone());
+        self.instances.insert(instance.id.clone(), instance.clone());
         for host in &hosts {
             self.member(host, &instance, Some(&instance), change);
         }
@@ -117,7 +117,7 @@ impl World {
         let Some(before) = self.instances.get(id).cloned() else { return };
         change.note(Fact::Workloads(before.namespace.clone()));
         self.unplace(&before, change);
-        self.instances.remove_mut(id);
+        self.instances.remove(id);
         self.noted(id, change);
         for host in self.hosts_of(&before) {
             self.member(&host, &before, None, change);
@@ -189,7 +189,7 @@ impl World {
             let gone = self.keys.keys().filter(|source| !wanted.contains_key(source));
             let gone: Vec<KeySource> = gone.cloned().collect();
             for source in &gone {
-                self.keys.remove_mut(source);
+                self.keys.remove(source);
             }
         }
     }
@@ -197,7 +197,7 @@ impl World {
     /// The keys at a place are these.
     pub(crate) fn learn(&mut self, source: KeySource, keys: Arc<str>, change: &mut Change) {
         change.note(Fact::Keys(source.clone()));
-        self.keys.insert_mut(source, keys);
+        self.keys.insert(source, keys);
     }
 
     /// What users describe is other than it was.
@@ -271,10 +271,10 @@ impl World {
         let is_described = [&before.as_deref(), &now.as_ref()]
             .into_iter()
             .any(|service| service.is_some_and(|service| !service.described.is_empty()));
-        match now {
-            Some(now) => self.services.insert_mut(host.clone(), Arc::new(now)),
-            None => drop(self.services.remove_mut(host)),
-        }
+        let _ = match now {
+            Some(now) => self.services.insert(host.clone(), Arc::new(now)),
+            None => self.services.remove(host),
+        };
         let moved = match (had_address, has_address) {
             (false, true) => self.given.give(host),
             (true, false) => self.given.take(host),
@@ -339,7 +339,7 @@ impl World {
             if let Some(service) = self.services.get(&moved.host) {
                 let virtual_addresses = self.given.of(&moved.host);
                 let service = Service { virtual_addresses, ..Service::clone(service) };
-                self.services.insert_mut(moved.host.clone(), Arc::new(service));
+                self.services.insert(moved.host.clone(), Arc::new(service));
             }
         }
     }

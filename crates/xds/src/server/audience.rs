@@ -130,10 +130,16 @@ impl Audience {
 
     /// Runs `with` while a name is held and cannot be let go; does nothing when nobody holds it, or when it is only for the streams
     /// about a subject and there is none.
-    pub fn while_held(&self, kind: ResourceKind, name: &str, only: Option<&str>, with: impl FnOnce()) {
+    pub fn while_held(
+        &self,
+        kind: ResourceKind,
+        name: &str,
+        only: Option<&str>,
+        with: impl FnOnce(&Holders<'_>),
+    ) {
         let inner = self.inner.lock();
         if inner.holds(kind, name) && only.is_none_or(|subject| inner.subjects.contains_key(subject)) {
-            with();
+            with(&Holders(&inner));
         }
     }
 
@@ -230,6 +236,16 @@ impl Audience {
             mark.stale.lock().closed = true;
             mark.ring();
         }
+    }
+}
+
+/// Who holds what, at one moment.
+pub struct Holders<'i>(&'i Inner);
+
+impl Holders<'_> {
+    /// Whether more than one stream holds a name.
+    pub fn are_several(&self, (kind, name): &Name) -> bool {
+        self.0.holders.get(kind).and_then(|of| of.get(name)).is_some_and(|ids| ids.len() > 1)
     }
 }
 

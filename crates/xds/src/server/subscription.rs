@@ -138,8 +138,13 @@ impl Subscription {
         for name in names {
             let named = self.names.contains(name);
             let wanted = named || (self.wildcard && self.listed.contains(name));
+            let known = self.sent.get(name);
+            let had = known.and_then(|known| known.version).filter(|_| wanted);
+            if had.is_some() && view.version(self.kind, name) == had {
+                continue;
+            }
             let there = if wanted { view.resource(self.kind, name) } else { None };
-            match (there, self.sent.get(name)) {
+            match (there, known) {
                 (Some(new), Some(known)) if known.version == Some(new.version) => {}
                 (Some(new), _) => difference.upserts.push(new),
                 (None, Some(_)) => difference.removed.push(name.clone()),
@@ -151,28 +156,14 @@ impl Subscription {
     }
 
     fn whole(&mut self, view: &dyn View) -> Difference {
-        let mut desired = BTreeMap::new();
         if self.wildcard {
             // Held before they are looked at: what changes in between is then marked.
             self.seat.hold(self.kind, WILDCARD);
             self.hold_listed(view);
-            desired.extend(view.wildcard(self.kind).into_iter().map(|v| (v.name.clone(), v)));
         }
-        for name in &self.names {
-            if !desired.contains_key(name)
-                && let Some(versioned) = view.resource(self.kind, name)
-            {
-                desired.insert(name.clone(), versioned);
-            }
-        }
-        let changed =
-            |v: &&Arc<Versioned>| self.sent.get(&v.name).is_none_or(|known| known.version != Some(v.version));
-        let removed = self.sent.keys().filter(|name| !desired.contains_key(*name)).cloned().collect();
-        let absent = self.names.iter().filter(|name| {
-            !desired.contains_key(*name) && !self.sent.contains_key(*name) && !self.absent.contains(*name)
-        });
-        let absent = absent.cloned().collect();
-        Difference { upserts: desired.values().filter(changed).cloned().collect(), removed, absent }
+        let all = self.names.iter().chain(&self.listed).chain(self.sent.keys());
+        let all: BTreeSet<Arc<str>> = all.cloned().collect();
+        self.of(all.iter(), view)
     }
 
     fn hold_listed(&mut self, view: &dyn View) {

@@ -80,11 +80,12 @@ impl View for Reader {
         );
         self.shelf.items.lock().get(&(kind, name.to_owned())).cloned()
     }
-    fn wildcard(&self, kind: ResourceKind) -> Vec<Arc<Versioned>> {
-        self.shelf.items.lock().iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v.clone()).collect()
+    fn version(&self, kind: ResourceKind, name: &str) -> Option<Version> {
+        self.resource(kind, name).map(|versioned| versioned.version)
     }
     fn wildcard_names(&self, kind: ResourceKind) -> Arc<[Arc<str>]> {
-        self.wildcard(kind).iter().map(|versioned| versioned.name.clone()).collect()
+        let items = self.shelf.items.lock();
+        items.iter().filter(|((k, _), _)| *k == kind).map(|(_, v)| v.name.clone()).collect()
     }
     fn let_go(&self, kind: ResourceKind, name: &str) {
         self.shelf.let_go.lock().push((kind, name.to_owned()));

@@ -3,11 +3,11 @@
 //! A mesh has tens of thousands of these, so they refer to each other by number: a fact that is looked at by all costs each of them
 //! four bytes, and a client that was the first to see something is noted once.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use outrigger_model::resource::ResourceKind;
-use outrigger_xds::server::Name;
+use outrigger_xds::server::{Holders, Name};
 
 use super::{Fresh, Variant};
 use crate::compile::scope::Scope;
@@ -25,8 +25,11 @@ type Number = u32;
 /// Scopes that nobody needs any more stay until there are so many more than there were.
 const SPARE_SCOPES: usize = 64;
 
+/// Resources that are kept whoever holds them, the last that were compiled. Of all others that only one stream holds, and that has
+/// them by then, the version is kept; they are compiled again for the next that asks, and then kept for both.
+const REMEMBERED: usize = 4_096;
+
 /// Everything that is kept.
-#[derive(Default)]
 pub(super) struct Shelf {
     names: HashMap<ResourceKind, HashMap<Arc<str>, Entry>>,
     all: Numbered<Kept>,
@@ -36,6 +39,28 @@ pub(super) struct Shelf {
     scopes: HashSet<Arc<Scope>>,
     /// When those that nobody needs are looked for.
     most_scopes: usize,
+    /// Where resources are, the oldest first, and when that was.
+    remembered: VecDeque<(Place, u64)>,
+    pub(super) most_remembered: usize,
+    /// Counts what is kept.
+    now: u64,
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self {
+            names: HashMap::new(),
+            all: Numbered::default(),
+            numbers: HashMap::new(),
+            facts: Numbered::default(),
+            by_owner: HashMap::new(),
+            scopes: HashSet::new(),
+            most_scopes: SPARE_SCOPES,
+            remembered: VecDeque::new(),
+            most_remembered: REMEMBERED,
+            now: 0,
+        }
+    }
 }
 
 /// Where what a name is to those who see the same is, and to those who see it as nobody else.
@@ -49,6 +74,8 @@ struct Kept {
     key: Key,
     facts: Box<[Number]>,
     variants: Vec<Variant>,
+    /// When the last of them was compiled.
+    at: u64,
 }
 
 /// A fact, and in order what depends on it.
@@ -68,7 +95,13 @@ impl Shelf {
     }
 
     /// Keeps what was compiled.
-    pub(super) fn keep(&mut self, scope: &Scope, kind: ResourceKind, name: &Arc<str>, fresh: Fresh) {
+    pub(super) fn keep(
+        &mut self,
+        scope: &Scope,
+        (kind, name): (ResourceKind, &Arc<str>),
+        fresh: Fresh,
+        holders: &Holders<'_>,
+    ) {
         let Fresh { outcome, facts, facets } = fresh;
         let owner: Option<Arc<str>> = facets.owner().map(Arc::from);
         let place = self.place(kind, name, owner);
@@ -87,10 +120,31 @@ impl Shelf {
         if !new.is_empty() {
             kept.facts = kept.facts.iter().copied().chain(new).collect();
         }
-        if !kept.variants.iter().any(|known| known.facets == facets) {
-            // Most names are the same for all.
-            kept.variants.reserve_exact(1);
-            kept.variants.push(Variant { facets, scope, outcome });
+        let is_there = outcome.resource.is_some();
+        match kept.variants.iter_mut().find(|known| known.facets == facets) {
+            Some(known) => known.outcome = outcome,
+            None => {
+                // Most names are the same for all.
+                kept.variants.reserve_exact(1);
+                kept.variants.push(Variant { facets, scope, outcome });
+            }
+        }
+        if is_there {
+            self.now += 1;
+            kept.at = self.now;
+            self.remembered.push_back((place, self.now));
+        }
+        self.forget_resources(holders);
+    }
+
+    /// Of those that are no longer among the last the version is enough where one stream alone holds the name.
+    fn forget_resources(&mut self, holders: &Holders<'_>) {
+        while self.remembered.len() > self.most_remembered {
+            let Some((place, at)) = self.remembered.pop_front() else { return };
+            let kept = self.all.get_mut(place).filter(|kept| kept.at == at);
+            if let Some(kept) = kept.filter(|kept| !holders.are_several(&kept.key.0)) {
+                kept.variants.iter_mut().for_each(|variant| variant.outcome.resource = None);
+            }
         }
     }
 
@@ -104,7 +158,7 @@ impl Shelf {
             return known;
         }
         let key = ((kind, name.clone()), owner.clone());
-        let place = self.all.put(Kept { key, facts: Box::default(), variants: Vec::new() });
+        let place = self.all.put(Kept { key, facts: Box::default(), variants: Vec::new(), at: 0 });
         match owner {
             None => entry.shared = Some(place),
             Some(owner) => {
@@ -141,7 +195,7 @@ impl Shelf {
 
     /// Forgets what is kept at a place, and yields it.
     pub(super) fn forget(&mut self, place: Place) -> Option<(Key, Vec<Variant>)> {
-        let Kept { key, facts, variants } = self.all.take(place)?;
+        let Kept { key, facts, variants, .. } = self.all.take(place)?;
         let ((kind, name), owner) = &key;
         if let Some(of) = self.names.get_mut(kind)
             && let Some(entry) = of.get_mut(name)

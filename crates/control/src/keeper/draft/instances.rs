@@ -142,10 +142,10 @@ impl Draft {
         self.leave(&id);
         if let Some(by) = &stored.by {
             let own = self.of_identity.get(by).copied().unwrap_or(0);
-            self.of_identity.insert_mut(by.clone(), own + 1);
+            self.of_identity.insert(by.clone(), own + 1);
         }
         self.claims.put(&source_of(word), &id, stored.instance.clone());
-        self.registrations.insert_mut(id.clone(), Registration { stored });
+        self.registrations.insert(id.clone(), Registration { stored });
         self.decide(&id);
     }
 
@@ -154,12 +154,12 @@ impl Draft {
         let Some(known) = self.registrations.get(id) else { return false };
         if let Some(by) = known.stored.by.clone() {
             match self.of_identity.get(&by).copied() {
-                Some(own) if own > 1 => self.of_identity.insert_mut(by, own - 1),
-                _ => drop(self.of_identity.remove_mut(&by)),
+                Some(own) if own > 1 => drop(self.of_identity.insert(by, own - 1)),
+                _ => drop(self.of_identity.remove(&by)),
             }
         }
         self.claims.take(&source_of(known.stored.word()), id);
-        self.registrations.remove_mut(id)
+        self.registrations.remove(id).is_some()
     }
 
     /// A registration that the caller may act on. To a workload what is another's is not there.
