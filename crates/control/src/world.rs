@@ -8,6 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::described::{self, Offer};
+use crate::instance::{Instance, Protocol, State};
+use crate::provider::ExtensionProvider;
+use crate::sorted::Sorted;
+use crate::virtual_address::{Given, VirtualAddresses};
 use outrigger_model::path::PathNormalization;
 use outrigger_rules::ParseOptions;
 use outrigger_rules::host::Resolver;
@@ -15,11 +20,6 @@ use outrigger_rules::intent::{
     AuthorizationIntent, Carried, Host, Intent, IpFamily, KeySource, Known, LimitsIntent, Location,
     MtlsIntent, MtlsMode, ObjectKind, Reach, RouteIntent, ServiceIntent, TokensIntent, WorkloadIntent,
 };
-use crate::described::{self, Offer};
-use crate::instance::{Instance, Protocol, State};
-use crate::provider::ExtensionProvider;
-use crate::sorted::Sorted;
-use crate::virtual_address::{Given, VirtualAddresses};
 
 mod addresses;
 mod attached;

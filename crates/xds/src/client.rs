@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tonic::transport::Channel;
 
-use crate::node::NodeInfo;
+use crate::node::{BARRIERS_WITHIN, NodeInfo};
 
 mod backoff;
 mod run;
@@ -152,6 +152,13 @@ where
     C: Fn() -> F + Send + 'static,
     F: Future<Output = Result<Channel, String>> + Send + 'static,
 {
+    let mut node = node;
+    if node.metadata.is_null() {
+        node.metadata = serde_json::Map::new().into();
+    }
+    if let Some(metadata) = node.metadata.as_object_mut() {
+        metadata.insert(BARRIERS_WITHIN.to_owned(), true.into());
+    }
     let shared = Arc::new(Shared { wanted: Mutex::default(), stir: Notify::new() });
     let (events, queue) = mpsc::channel(options.queue.max(1));
     let client = Client { shared: Arc::clone(&shared) };

@@ -3,6 +3,10 @@
 use outrigger_model::endpoint::Locality;
 use serde::{Deserialize, Serialize};
 
+/// Metadata of a client that takes barriers within responses, and confirms both with one answer.
+#[cfg(any(feature = "client", feature = "server"))]
+pub(crate) const BARRIERS_WITHIN: &str = "BARRIERS_WITHIN";
+
 /// What a client says of itself in the first request of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeInfo {

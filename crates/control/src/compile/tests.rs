@@ -162,7 +162,8 @@ fn only_running_instances_take_new_requests() {
 #[test]
 fn a_client_sees_only_its_own_inbound_listeners() {
     let c = compiled(shop(), "");
-    let names: Vec<_> = c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.to_string()).collect();
+    let names: Vec<_> =
+        c.wildcard(&web(), ResourceKind::Listener).iter().map(|v| v.name.to_string()).collect();
     assert_eq!(names, ["inbound|127.0.0.10:8080", "inbound|127.0.0.10:0"]);
     for other in ["inbound|127.0.0.11:8080", "inbound|127.0.0.11:0", "inbound|127.0.0.10:8081"] {
         assert!(get(&c, &web(), ResourceKind::Listener, other).is_none(), "{other}");

@@ -28,11 +28,7 @@ pub struct Claims<T> {
 
 impl<T> Default for Claims<T> {
     fn default() -> Self {
-        Self {
-            by_key: Sorted::default(),
-            by_source: Sorted::default(),
-            contested: Sorted::default(),
-        }
+        Self { by_key: Sorted::default(), by_source: Sorted::default(), contested: Sorted::default() }
     }
 }
 

@@ -98,6 +98,7 @@ async fn converse(
     }
     events.send(Event::Connected).await.map_err(|_| End::Consumer)?;
     loop {
+        let owed = conversation.owes();
         tokio::select! {
             message = inbound.message() => match message {
                 Ok(Some(response)) => conversation.take(response).await?,
@@ -105,6 +106,9 @@ async fn converse(
                 Err(status) => return Err(End::Stream(status.to_string())),
             },
             () = shared.stir.notified() => conversation.tell().await?,
+            () = tokio::time::sleep_until(owed.unwrap_or_else(Instant::now)), if owed.is_some() => {
+                conversation.acknowledge().await?;
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! One stream: tells what is wanted, validates responses, answers them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use outrigger_model::resource::{Invalid, Resource, ResourceKind};
+use outrigger_model::resource::{Barrier, Invalid, Resource, ResourceKind};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::subscription::{Has, Told};
 use super::{Event, Shared, Veto};
@@ -37,9 +39,21 @@ pub(super) struct Conversation<'a> {
     pub(super) told: Told,
     /// Goes into the first request.
     pub(super) node: Option<core::Node>,
-    /// The barrier that waits to be in force: its nonce and generation.
-    pub(super) barrier: Option<(String, u64)>,
+    /// The barrier that waits to be in force.
+    pub(super) barrier: Option<Waiting>,
 }
+
+/// A barrier that waits to be in force.
+pub(super) struct Waiting {
+    nonce: String,
+    generation: u64,
+    /// The response that it came with is not acknowledged yet: of what kind it is, and until when that may wait. What is in force by
+    /// then is said with one answer to both.
+    owed: Option<(ResourceKind, Instant)>,
+}
+
+/// What a response may wait for its acknowledgement when that may go along with its barrier's.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 impl Conversation<'_> {
     async fn request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), End> {
@@ -68,10 +82,25 @@ impl Conversation<'_> {
         for veto in vetoes {
             self.veto(veto).await?;
         }
-        if let Some((nonce, _)) = self.barrier.take_if(|(_, waiting)| in_force >= Some(*waiting)) {
-            self.answer(type_url(ResourceKind::Barrier), nonce, None).await?;
+        if let Some(barrier) = self.barrier.take_if(|barrier| in_force >= Some(barrier.generation)) {
+            self.answer(type_url(ResourceKind::Barrier), barrier.nonce, None).await?;
         }
         Ok(())
+    }
+
+    /// Until when a response may wait for its acknowledgement.
+    pub(super) fn owes(&self) -> Option<Instant> {
+        Some(self.barrier.as_ref()?.owed?.1)
+    }
+
+    /// Acknowledges what waits for it.
+    pub(super) async fn acknowledge(&mut self) -> Result<(), End> {
+        let owed =
+            self.barrier.as_mut().and_then(|barrier| Some((barrier.owed.take()?.0, barrier.nonce.clone())));
+        match owed {
+            Some((kind, nonce)) => self.answer(type_url(kind), nonce, None).await,
+            None => Ok(()),
+        }
     }
 
     async fn veto(&mut self, veto: Veto) -> Result<(), End> {
@@ -98,13 +127,16 @@ impl Conversation<'_> {
     }
 
     /// Delivers what is good in a response, then acknowledges it, naming what is not.
-    pub(super) async fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<(), End> {
+    pub(super) async fn take(&mut self, mut response: DeltaDiscoveryResponse) -> Result<(), End> {
+        // What comes next may depend on it.
+        self.acknowledge().await?;
         let Some(kind) = kind_of(&response.type_url).filter(|kind| self.told.knows(*kind)) else {
             let message = format!("nobody asked for type \"{}\"", response.type_url.escape_debug());
             tracing::debug!(message, "a response was refused");
             let status = rpc::Status { code: 3, message, ..Default::default() };
             return self.answer(&response.type_url, response.nonce, Some(status)).await;
         };
+        let within = self.barrier_within(kind, &mut response.resources);
         let (upserts, refused) = self.sort(kind, response.resources);
         let has = self.has.entry(kind).or_default();
         for name in &response.removed_resources {
@@ -134,15 +166,45 @@ impl Conversation<'_> {
         for Refused { invalid, version, wants_tls } in refused {
             self.event(Event::Rejected { invalid, version, wants_tls }).await?;
         }
+        if let Some((barrier, version)) = within {
+            let owed = entries.is_empty().then(|| (kind, Instant::now() + PATIENCE));
+            let (nonce, generation) = (response.nonce.clone(), barrier.generation);
+            let (kind, upserts) = (ResourceKind::Barrier, vec![(Resource::Barrier(barrier), version)]);
+            self.event(Event::Update { kind, upserts, removed: Vec::new() }).await?;
+            self.barrier = Some(Waiting { nonce, generation, owed });
+            if owed.is_some() {
+                return self.tell().await;
+            }
+        }
         match barrier {
             Some(generation) if entries.is_empty() => {
-                self.barrier = Some((response.nonce, generation));
+                self.barrier = Some(Waiting { nonce: response.nonce, generation, owed: None });
                 self.tell().await
             }
             _ => {
                 let error = (!entries.is_empty()).then(|| nack::status(entries));
                 self.answer(&response.type_url, response.nonce, error).await
             }
+        }
+    }
+
+    /// The barrier within a response of another kind: the last of its resources.
+    fn barrier_within(
+        &self,
+        kind: ResourceKind,
+        resources: &mut Vec<discovery::Resource>,
+    ) -> Option<(Barrier, String)> {
+        if kind == ResourceKind::Barrier || !self.told.knows(ResourceKind::Barrier) {
+            return None;
+        }
+        let last = resources.pop_if(|last| {
+            let any = last.resource.as_ref();
+            any.is_some_and(|any| any.type_url == type_url(ResourceKind::Barrier))
+        })?;
+        let any = last.resource?;
+        match checked(ResourceKind::Barrier, &last.name, &any.type_url, &any.value) {
+            Ok(Resource::Barrier(barrier)) => Some((barrier, last.version)),
+            _ => None,
         }
     }
 

@@ -163,7 +163,8 @@ async fn what_was_asked_for_before_the_stream_is_told_with_the_node_once() {
     let mut line = play.line().await;
     let mut first = line.hear().await;
     let node = first.node.take().unwrap();
-    assert_eq!(NodeInfo::from_wire(&node).metadata, serde_json::json!({"A": [1, true]}));
+    let metadata = serde_json::json!({"A": [1, true], "BARRIERS_WITHIN": true});
+    assert_eq!(NodeInfo::from_wire(&node).metadata, metadata);
     let mut second = line.hear().await;
     assert!(second.node.is_none());
     if first.type_url != type_url(CDS) {
@@ -283,6 +284,29 @@ async fn a_barrier_is_acknowledged_when_it_is_in_force() {
     assert_eq!(line.hear().await.response_nonce, "n1");
     line.say(ResourceKind::Barrier, "n3", vec![barrier(4)], &[]).await;
     assert_eq!(line.hear().await.response_nonce, "n3", "what is in force already is acknowledged at once");
+}
+
+#[tokio::test]
+async fn a_barrier_within_a_response_is_confirmed_with_it_or_else_after_it() {
+    let mut play = Play::start().await;
+    play.client.wildcard(ResourceKind::Barrier);
+    play.client.wildcard(CDS);
+    let mut line = play.line().await;
+    for _ in 0..2 {
+        line.hear().await;
+    }
+    let answered = |request: DeltaDiscoveryRequest| (request.type_url, request.response_nonce);
+    let answer = |kind, nonce: &str| (type_url(kind).to_owned(), nonce.to_owned());
+    line.say(CDS, "n1", vec![cluster("a", "1"), barrier(4)], &[]).await;
+    assert_eq!(play.update().await.0, ["a@1"]);
+    assert_eq!(play.update().await.0, ["barrier@4"]);
+    assert_eq!(answered(line.hear().await), answer(CDS, "n1"), "not in force yet, and the next may come");
+    play.client.ack_barrier(4);
+    assert_eq!(answered(line.hear().await), answer(ResourceKind::Barrier, "n1"));
+    line.say(CDS, "n2", vec![cluster("a", "2"), barrier(4)], &[]).await;
+    assert_eq!(answered(line.hear().await), answer(ResourceKind::Barrier, "n2"), "one answer to both");
+    line.say(CDS, "n3", vec![cluster("a", "3")], &[]).await;
+    assert_eq!(answered(line.hear().await), answer(CDS, "n3"));
 }
 
 #[tokio::test]

@@ -93,7 +93,8 @@ impl<'o> Response<'o> {
     }
 
     fn resources(&self) -> impl Iterator<Item = &[u8]> {
-        self.outgoing.difference.upserts.iter().map(|versioned| versioned.wired().bytes())
+        let all = self.outgoing.difference.upserts.iter().chain(&self.outgoing.barrier);
+        all.map(|versioned| versioned.wired().bytes())
     }
 
     pub(super) fn encoded_len(&self) -> usize {

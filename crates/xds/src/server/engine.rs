@@ -32,6 +32,8 @@ pub(super) struct Engine {
     next_nonce: u64,
     /// Kinds are sent as whole sets, not as differences.
     whole_sets: bool,
+    /// The client takes a barrier within the last of several responses.
+    within: bool,
 }
 
 /// A response to send.
@@ -40,6 +42,8 @@ pub(super) struct Outgoing {
     pub(super) nonce: String,
     pub(super) generation: u64,
     pub(super) difference: Difference,
+    /// Goes along with it; the same nonce confirms both.
+    pub(super) barrier: Option<Arc<Versioned>>,
 }
 
 /// The answer of a client to a response.
@@ -55,7 +59,14 @@ pub(super) enum Answer {
 impl Engine {
     pub(super) fn new(view: Arc<dyn View>, whole_sets: bool) -> Self {
         let seat = view.seat().clone();
-        Self { view, seat, confirmed: 0, subscriptions: HashMap::new(), next_nonce: 1, whole_sets }
+        let (subscriptions, within) = (HashMap::new(), false);
+        Self { view, seat, confirmed: 0, subscriptions, next_nonce: 1, whole_sets, within }
+    }
+
+    /// For a client that takes barriers within responses, if it does.
+    pub(super) fn taking_barriers_within(mut self, within: bool) -> Self {
+        self.within = within;
+        self
     }
 
     /// Marks what others changed; whether the stream shall end.
@@ -149,6 +160,9 @@ impl Engine {
         };
         match error {
             None => {
+                if kind == ResourceKind::Barrier {
+                    self.accept_all(nonce);
+                }
                 self.accepted(kind, &flight);
                 Answer::Fine
             }
@@ -157,6 +171,15 @@ impl Engine {
                 Answer::Refused
             }
         }
+    }
+
+    /// What a barrier came with is accepted where it is confirmed.
+    fn accept_all(&mut self, nonce: &str) {
+        let answered = self.subscriptions.iter_mut().filter_map(|(kind, subscription)| {
+            Some((*kind, subscription.flight.take_if(|flight| flight.nonce == nonce)?))
+        });
+        let answered: Vec<_> = answered.collect();
+        answered.iter().for_each(|(kind, flight)| self.accepted(*kind, flight));
     }
 
     fn accepted(&self, kind: ResourceKind, flight: &Flight) {
@@ -233,7 +256,13 @@ impl Engine {
             let mut others = self.subscriptions.iter().filter(|(kind, _)| **kind != ResourceKind::Barrier);
             let sent = others.all(|(_, subscription)| !subscription.open || subscription.is_sent());
             if sent && self.view.kind() == ClientKind::Outrigger && !self.whole_sets {
-                out.extend(self.barrier(generation));
+                let with = out.last().filter(|_| self.within).map(|last| last.nonce.clone());
+                match (out.last_mut(), self.barrier(generation, with)) {
+                    (Some(last), Some(barrier)) if self.within => {
+                        last.barrier = barrier.difference.upserts.into_iter().next()
+                    }
+                    (_, barrier) => out.extend(barrier),
+                }
             }
             return out;
         }
@@ -243,7 +272,7 @@ impl Engine {
                 return vec![self.outgoing(kind, difference, generation)];
             }
         }
-        out.extend(self.barrier(generation));
+        out.extend(self.barrier(generation, None));
         out
     }
 
@@ -281,6 +310,16 @@ impl Engine {
     fn outgoing(&mut self, kind: ResourceKind, difference: Difference, generation: u64) -> Outgoing {
         let nonce = self.next_nonce.to_string();
         self.next_nonce += 1;
+        self.outgoing_as(nonce, kind, difference, generation)
+    }
+
+    fn outgoing_as(
+        &mut self,
+        nonce: String,
+        kind: ResourceKind,
+        difference: Difference,
+        generation: u64,
+    ) -> Outgoing {
         let whole = self.whole_sets;
         let subscription = self.subscription(kind);
         if !difference.upserts.is_empty() || difference.is_empty() {
@@ -289,11 +328,12 @@ impl Engine {
         subscription.note_sent(&difference, nonce.clone(), generation, whole);
         let resources = difference.upserts.len() + difference.removed.len() + difference.absent.len();
         self.view.report(ClientEvent::Sent { kind, generation, resources });
-        Outgoing { kind, nonce, generation, difference }
+        Outgoing { kind, nonce, generation, difference, barrier: None }
     }
 
     /// The barrier carries the generation that was compared with. Later ones that have nothing for this client it need not know of.
-    fn barrier(&mut self, compared: u64) -> Option<Outgoing> {
+    /// `with`: it goes along with the response of this nonce.
+    fn barrier(&mut self, compared: u64, with: Option<String>) -> Option<Outgoing> {
         let kind = ResourceKind::Barrier;
         if self.view.kind() != ClientKind::Outrigger {
             self.view.report(ClientEvent::Settled { generation: compared });
@@ -306,14 +346,16 @@ impl Engine {
             .iter()
             .find(|name| !subscription.sent.contains_key(*name) || confirmed < compared)?;
         let barrier = Barrier { name: name.to_string(), generation: compared };
-        let barrier =
-            Arc::new(Versioned::named(name, Resource::Barrier(barrier), self.view.kind()));
+        let barrier = Arc::new(Versioned::named(name, Resource::Barrier(barrier), self.view.kind()));
         if subscription.sent.get(name).is_some_and(|known| known.version == Some(barrier.version)) {
             return None;
         }
         self.confirmed = compared;
         let difference = Difference { upserts: vec![barrier], ..Difference::default() };
-        Some(self.outgoing(kind, difference, compared))
+        Some(match with {
+            None => self.outgoing(kind, difference, compared),
+            Some(nonce) => self.outgoing_as(nonce, kind, difference, compared),
+        })
     }
 }
 

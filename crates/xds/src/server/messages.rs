@@ -88,7 +88,8 @@ impl Read {
     /// Takes the first message, if all of it is here.
     #[allow(clippy::result_large_err)] // tonic's own type
     fn cut(&mut self, most: usize) -> Result<Option<Bytes>, Status> {
-        let Some((flag, mut length)) = self.bytes().split_at_checked(PREFIX).map(|(prefix, _)| (prefix[0], &prefix[1..]))
+        let Some((flag, mut length)) =
+            self.bytes().split_at_checked(PREFIX).map(|(prefix, _)| (prefix[0], &prefix[1..]))
         else {
             return Ok(None);
         };
@@ -139,14 +140,19 @@ mod tests {
                     found.push(String::from_utf8(message.to_vec()).unwrap());
                 }
             }
-            assert_eq!((found, read.is_empty()), (vec!["one".into(), String::new(), "three".into()], true), "{size}");
+            assert_eq!(
+                (found, read.is_empty()),
+                (vec!["one".into(), String::new(), "three".into()], true),
+                "{size}"
+            );
             assert!(matches!(read, Read::Piece(_)), "nothing is kept");
         }
     }
 
     #[test]
     fn what_is_too_long_compressed_or_no_message_is_refused() {
-        let cut = |bytes: &[u8]| Read::Piece(Bytes::copy_from_slice(bytes)).cut(5).map_err(|status| status.code());
+        let cut =
+            |bytes: &[u8]| Read::Piece(Bytes::copy_from_slice(bytes)).cut(5).map_err(|status| status.code());
         assert_eq!(cut(&message("sixsix")), Err(tonic::Code::ResourceExhausted));
         assert_eq!(cut(&[1, 0, 0, 0, 1, 7]), Err(tonic::Code::Unimplemented));
         assert_eq!(cut(b"GET / HTTP/1.1"), Err(tonic::Code::InvalidArgument));

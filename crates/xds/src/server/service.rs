@@ -22,6 +22,7 @@ use super::engine::{Engine, Outgoing};
 use super::messages::{Messages, PREFIX};
 use super::{ClientEvent, Source, View, delta, sotw};
 use crate::NodeInfo;
+use crate::node::BARRIERS_WITHIN;
 use crate::wire::{core, discovery};
 
 /// A client that opens a stream must say who it is within this time.
@@ -129,7 +130,12 @@ impl Drop for Closing {
 }
 
 impl<P: Protocol, S: Source> Stream<P, S> {
-    pub(super) fn new(service: &AdsService<S>, extensions: &tonic::Extensions, body: Body, most: usize) -> Self {
+    pub(super) fn new(
+        service: &AdsService<S>,
+        extensions: &tonic::Extensions,
+        body: Body,
+        most: usize,
+    ) -> Self {
         let (peer, remote) = (service.peer_of)(extensions);
         let patience = Box::pin(tokio::time::sleep(FIRST_REQUEST));
         let stranger = Stranger { source: service.source.clone(), peer, remote, patience };
@@ -172,11 +178,15 @@ impl<P: Protocol, S: Source> Stream<P, S> {
 impl<S: Source> Stranger<S> {
     #[allow(clippy::result_large_err)] // tonic's own type
     fn known<P: Protocol>(&self, first: &P::Request) -> Result<Open, Status> {
-        let node = P::node(first)
-            .ok_or_else(|| Status::invalid_argument("the first request of an ADS stream must name the node"))?;
-        let view = self.source.open(&NodeInfo::from_wire(node), self.peer.as_ref(), self.remote)?;
+        let node = P::node(first).ok_or_else(|| {
+            Status::invalid_argument("the first request of an ADS stream must name the node")
+        })?;
+        let node = NodeInfo::from_wire(node);
+        let view = self.source.open(&node, self.peer.as_ref(), self.remote)?;
         let closing = Closing(view.clone(), "the client went away".into());
-        Ok(Open { engine: Engine::new(view, P::WHOLE_SETS), closing })
+        let within = node.metadata.get(BARRIERS_WITHIN).is_some_and(|within| *within == true);
+        let engine = Engine::new(view, P::WHOLE_SETS).taking_barriers_within(within);
+        Ok(Open { engine, closing })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::wire::{discovery, rpc};
 use crate::{nack, type_url};
 
 mod over_the_wire;
+mod within;
 
 /// A view whose contents the test changes.
 struct Shelf {

@@ -57,7 +57,9 @@ mod tests {
         assert_eq!((version.to_string(), Version::read(&text)), (text.clone(), Some(version)));
         assert!(version.is(&text) && !version.is(&text[1..]) && !version.is(&format!("{text}0")));
         let other = text.to_uppercase();
-        for bad in ["", "v", "+000000000000000+000000000000001", "é000000000000000000000000000000", &text[1..]] {
+        for bad in
+            ["", "v", "+000000000000000+000000000000001", "é000000000000000000000000000000", &text[1..]]
+        {
             assert_eq!(Version::read(bad), None, "{bad}");
         }
         assert_eq!(Version::read(&other), (other == text).then_some(version));

@@ -86,7 +86,13 @@ struct Dependents {
 
 impl Shelf {
     /// What a client sees of a name, if that is known.
-    pub(super) fn find(&self, scope: &Scope, world: &World, kind: ResourceKind, name: &str) -> Option<&Variant> {
+    pub(super) fn find(
+        &self,
+        scope: &Scope,
+        world: &World,
+        kind: ResourceKind,
+        name: &str,
+    ) -> Option<&Variant> {
         let entry = self.names.get(&kind)?.get(name)?;
         let own = scope.instance.as_deref().zip(entry.own.as_ref());
         let own = own.and_then(|(instance, own)| own.get(instance));

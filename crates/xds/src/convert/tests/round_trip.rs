@@ -3,8 +3,8 @@
 use outrigger_model::cluster::Cluster;
 use proptest::prelude::*;
 
-use super::*;
 use super::super::hash_of;
+use super::*;
 use crate::{ClientKind, decode, encode};
 
 proptest! {
