@@ -24,6 +24,7 @@ mod service;
 mod sotw;
 mod subscription;
 mod version;
+mod weight;
 mod wired;
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::door::{Weighed, weighed};
 use super::engine::{Engine, Outgoing};
 use super::messages::{Messages, PREFIX};
+use super::weight::{Weighed, weighed};
 use super::{ClientEvent, Source, View, delta, sotw};
 use crate::NodeInfo;
 use crate::node::BARRIERS_WITHIN;

@@ -291,7 +291,8 @@ pub const ROWS: &[Row] = &[
         "with a certificate of the mesh",
         &[
             ("control/src/app/grpc.rs", &["const MEMBER: Self = Self { …, streams: {}, only"]),
-            ("xds/src/server/door.rs", &["MAX_REQUEST", "MOST_FIELDS", "LONGEST_NODE", "LONGEST_REFUSAL"]),
+            ("xds/src/server/door.rs", &["MAX_REQUEST"]),
+            ("xds/src/server/weight.rs", &["MOST_FIELDS", "LONGEST_NODE", "LONGEST_REFUSAL"]),
             ("xds/src/server/service.rs", &["FIRST_REQUEST"]),
         ],
     ),
