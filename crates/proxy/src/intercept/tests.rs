@@ -54,7 +54,13 @@ fn translation_has_ports_to_choose_from_and_never_one_that_is_taken() {
     position(&text, "meta l4proto tcp redirect to :4263-4278 random");
     position(&text, "meta l4proto tcp redirect to :4240-4255 random");
     let new = "tcp flags & (fin | syn | rst | ack) != syn return";
-    assert_eq!(text.matches(new).count(), 2, "what is open already is left alone, both ways: {text}");
+    assert_eq!(
+        text.matches(new).count(),
+        3,
+        "what is open already is left alone, both ways and at the end: {text}"
+    );
+    position(&text, "type filter hook input priority 0; policy accept;");
+    position(&text, "meta l4proto tcp reject with tcp reset");
     check_ports(15006, 15001).unwrap();
     for (inbound, outbound) in [(0, 15001), (15001, 15001), (15001, 15006), (15006, 15020), (65500, 15001)] {
         let reason = check_ports(inbound, outbound).unwrap_err();

@@ -311,7 +311,8 @@ pub(super) fn retry_on(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> (Vec
             reader.error_meant(at, message, meant);
         }
     }
-    // Each once, in one order: two spellings of a list are one resource.
+    // Each once, in one order: two spellings of a list are one resource. That statuses count goes without saying.
+    on.retain(|on| statuses.is_empty() || *on != RetryOn::RetriableStatusCodes);
     on.sort_unstable();
     on.dedup();
     statuses.sort_unstable();

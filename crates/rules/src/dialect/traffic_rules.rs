@@ -106,16 +106,8 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
         let (origin, hosts) = (origin.clone(), vec![host.clone()]);
         let (place, visibility) = (place.clone(), visibility.clone());
         let created = created.clone();
-        intents.push(Intent::Route(RouteIntent {
-            origin,
-            created,
-            hosts,
-            place,
-            visibility,
-            http,
-            tls,
-            tcp,
-        }));
+        let route = RouteIntent { origin, created, hosts, place, visibility, http, tls, tcp };
+        intents.push(Intent::Route(route));
     }
     if !limits.is_empty() || concurrency.is_some() || !upgrades.is_empty() {
         let (origin, place, host) = (origin.clone(), place.clone(), host.clone());

@@ -87,6 +87,7 @@ pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
     // Without the word they mean nothing, as to an Envoy.
     let told = on.contains(&RetryOn::RetriableStatusCodes);
     let statuses = if told { &*wire.retriable_status_codes } else { &[] };
+    on.retain(|on| statuses.is_empty() || *on != RetryOn::RetriableStatusCodes);
     let (backoff_base, backoff_max) = match &wire.retry_back_off {
         None => (Duration::from_millis(25), Duration::from_millis(250)),
         Some(back_off) => decode_back_off(back_off).under("retry_back_off")?,

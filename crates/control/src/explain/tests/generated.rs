@@ -7,7 +7,7 @@ use outrigger_rules::parse;
 use super::*;
 
 const SEED: u64 = 0x6f75_7472_6967_6765;
-const SETS: usize = 250;
+const SETS: usize = 600;
 /// Under each set.
 const REQUESTS: usize = 12;
 

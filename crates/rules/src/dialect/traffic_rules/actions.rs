@@ -81,9 +81,9 @@ fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<HttpRoute> {
     let port_at = fields.get("port");
     let to_request_port = port_at.as_ref().is_some_and(|at| at.node.as_text() == Some("request"));
     let redirect = Redirect {
-        path: reader.text(fields.get("path")),
-        prefix: reader.text(fields.get("prefix")),
-        authority: reader.text(fields.get("authority")),
+        path: filled(reader, fields.get("path")),
+        prefix: filled(reader, fields.get("prefix")),
+        authority: filled(reader, fields.get("authority")),
         scheme: reader
             .choice(fields.get("scheme"), &[("http", "http"), ("https", "https")])
             .map(str::to_owned),
@@ -113,6 +113,17 @@ fn one_of(reader: &mut Reader<'_>, fields: &Fields<'_>, names: &[&'static str]) 
     }
 }
 
+/// A text that says something: an empty one cannot travel.
+fn filled(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<String> {
+    let at = at?;
+    let text = reader.text(Some(at.clone()))?;
+    if text.is_empty() {
+        reader.error(&at, format!("{} must not be empty", at.path));
+        return None;
+    }
+    Some(text)
+}
+
 /// `path` is the whole path, `prefix` what stands in the place of the prefix that the route matches.
 pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
     let fields = reader.fields(at, &REWRITE)?;
@@ -133,9 +144,9 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
     });
     let whole = reader.text(fields.get("path")).map(|path| whole_path(&path));
     Some(Rewrite {
-        prefix: reader.text(fields.get("prefix")),
+        prefix: filled(reader, fields.get("prefix")),
         regex: regex.or(whole),
-        authority: reader.text(fields.get("authority")),
+        authority: filled(reader, fields.get("authority")),
         ..Rewrite::default()
     })
 }

@@ -44,9 +44,9 @@ pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Redirect
         reader.error(&at, format!("{} must be 301, 302, 303, 307 or 308", at.path));
     }
     let redirect = Redirect {
-        path: reader.text(fields.get("uri")),
-        prefix: reader.text(fields.get("prefixRewrite")),
-        authority: reader.text(fields.get("authority")),
+        path: said(reader, fields.get("uri")),
+        prefix: said(reader, fields.get("prefixRewrite")),
+        authority: said(reader, fields.get("authority")),
         scheme: reader
             .choice(fields.get("scheme"), &[("http", "http"), ("https", "https")])
             .map(str::to_owned),
@@ -55,6 +55,11 @@ pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Redirect
         ..Redirect::default()
     };
     Some((redirect, to_request_port))
+}
+
+/// In protobuf an empty text is "not set".
+fn said(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<String> {
+    reader.text(at).filter(|text| !text.is_empty())
 }
 
 /// What replaces the URI is a prefix; after a regular expression, the compiler makes it the whole path.
@@ -74,15 +79,11 @@ pub(super) fn rewrite(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Rewrite> {
     if fields.has("uri") && fields.has("uriRegexRewrite") {
         reader.error(at, format!("{} has uri and uriRegexRewrite, but only one of them can hold", at.path));
     }
-    if !["uri", "authority", "uriRegexRewrite"].into_iter().any(|name| fields.has(name)) {
+    let (prefix, authority) = (said(reader, fields.get("uri")), said(reader, fields.get("authority")));
+    if prefix.is_none() && authority.is_none() && !fields.has("uriRegexRewrite") {
         reader.error(at, format!("{} says nothing: it needs uri, authority or uriRegexRewrite", at.path));
     }
-    Some(Rewrite {
-        prefix: reader.text(fields.get("uri")),
-        regex,
-        authority: reader.text(fields.get("authority")),
-        ..Rewrite::default()
-    })
+    Some(Rewrite { prefix, regex, authority, ..Rewrite::default() })
 }
 
 pub(super) fn direct_response(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RouteAction> {

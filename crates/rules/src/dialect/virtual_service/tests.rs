@@ -427,6 +427,7 @@ fn a_header_value_with_a_line_break_is_refused() {
 fn what_istio_refuses_is_refused_here() {
     for (fields, part) in [
         ("rewrite: {}", "spec.http[0].rewrite says nothing"),
+        ("rewrite: {uri: '', authority: ''}", "spec.http[0].rewrite says nothing"),
         ("match: [{uri: {regex: ''}}]", "it is empty; .* matches everything"),
         ("match: [{headers: {x-a: {regex: ''}}}]", "it is empty"),
         ("timeout: 100us", "must be whole milliseconds, not 100\u{b5}s"),

@@ -188,3 +188,17 @@ fn what_cannot_be_or_does_nothing_is_told() {
         assert!(told.iter().any(|line| line.contains(wanted)), "{spec}: {told:?}");
     }
 }
+
+#[test]
+fn what_replaces_a_path_or_an_authority_must_not_be_empty() {
+    for (field, what) in [
+        ("rewrite", "prefix"),
+        ("rewrite", "authority"),
+        ("redirect", "path"),
+        ("redirect", "prefix"),
+        ("redirect", "authority"),
+    ] {
+        let told = one_told(&page(&format!("service: a\nroutes:\n- {field}: {{{what}: ''}}")));
+        assert!(told.contains(&format!("{field}.{what} must not be empty")), "{told}");
+    }
+}

@@ -18,10 +18,8 @@ pub(super) fn retry() -> BoxedStrategy<RetryPolicy> {
                 headers,
             )| {
                 let mut on: Vec<RetryOn> = on.into_iter().map(|(_, on)| on).collect();
-                // Which says that they count.
-                if !statuses.is_empty() && !on.contains(&RetryOn::RetriableStatusCodes) {
-                    on.push(RetryOn::RetriableStatusCodes);
-                }
+                // That they count goes without saying.
+                on.retain(|on| statuses.is_empty() || *on != RetryOn::RetriableStatusCodes);
                 RetryPolicy {
                     on,
                     statuses,
