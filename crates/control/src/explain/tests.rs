@@ -3,6 +3,7 @@ use crate::instance::{Protocol, State, sample};
 use crate::world::sample;
 
 mod generated;
+mod samples;
 
 pub(super) fn shop() -> Vec<Instance> {
     let mut v2 = sample("catalog-v2", "catalog", "v2", "127.0.0.12", 8080, Protocol::Http);
