@@ -124,7 +124,7 @@ fn chosen(
             ((!known, turn), source, wish)
         })
         .collect();
-    order.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    order.sort_by_key(|(turn, ..)| *turn);
     let beyond = order.split_off(MOST);
     let mut beyond: Vec<_> = beyond.into_iter().map(|(_, source, _)| source).collect();
     beyond.sort_unstable();

@@ -92,7 +92,7 @@ impl Facts for Known<'_, '_> {
                 address(record.endpoint.as_ref().map(|endpoint| endpoint.address), *of, out);
             }
             Command::UpstreamLocal(of) => address(record.upstream_local, *of, out),
-            Command::Attempts => number(record.attempts.into(), out),
+            Command::Attempts => number(record.attempts, out),
             Command::Status => {
                 let status = self.answer.map(ResponseHead::status).or(*status);
                 number(status.unwrap_or_default().into(), out);

@@ -67,6 +67,7 @@ impl Default for Shelf {
 #[derive(Default)]
 struct Entry {
     shared: Option<Place>,
+    #[allow(clippy::box_collection, reason = "few names have any, and an entry is of every name")]
     own: Option<Box<HashMap<Arc<str>, Place>>>,
 }
 

@@ -22,6 +22,7 @@ pub(super) fn end_span(
 }
 
 #[inline(never)]
+#[allow(clippy::boxed_local, reason = "it comes as a pointer, and few requests have one")]
 fn end(ctx: &mut RequestCtx<'_>, span: Box<SpanRecord>, status: Option<u16>, failure: Option<&Failure>) {
     let span = trace::finish_client(*span, status, failure);
     if ctx.record.cluster.as_ref().is_some_and(|cluster| cluster.breaker.is_some()) {

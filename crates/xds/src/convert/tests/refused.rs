@@ -126,6 +126,10 @@ fn broken_endpoints_and_secrets_are_refused_at_the_field() {
         &destination,
         cases! { own::Destination; "name" => |d| d.name.clear(), "listener" => |d| d.listener.clear() },
     );
+}
+
+#[test]
+fn a_broken_host_is_refused_at_the_field() {
     let host = own::Host {
         name: "it".into(),
         host: "h".into(),

@@ -355,6 +355,20 @@ fn balancing() -> impl Strategy<Value = (Balance, LoadReports, Option<u32>)> {
     (balance.boxed(), beside::load_reports().boxed(), of(1_u32..100)).boxed()
 }
 
+fn limits() -> impl Strategy<Value = Limits> {
+    let budget = (percentage(), any::<u32>())
+        .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
+    (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), of(budget)).prop_map(
+        |(max_connections, max_pending, max_requests, max_retries, retry_budget)| Limits {
+            max_connections,
+            max_pending,
+            max_requests,
+            max_retries,
+            retry_budget,
+        },
+    )
+}
+
 fn cluster() -> impl Strategy<Value = Cluster> {
     let discovery = prop_oneof![
         of(name()).prop_map(|service_name| Discovery::Eds { service_name }),
@@ -363,17 +377,6 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         dns::discovery(),
         Just(Discovery::OriginalDestination),
     ];
-    let budget = (percentage(), any::<u32>())
-        .prop_map(|(percent, min_concurrency)| RetryBudget { percent, min_concurrency });
-    let limits = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), of(budget)).prop_map(
-        |(max_connections, max_pending, max_requests, max_retries, retry_budget)| Limits {
-            max_connections,
-            max_pending,
-            max_requests,
-            max_retries,
-            retry_budget,
-        },
-    );
     let tls = prop_oneof![
         Just(ClientTls::None),
         (name(), vec(identity(), 0..3), any::<bool>()).prop_map(|(server_name, identities, required)| {
@@ -399,7 +402,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
     let failing =
         (of(beside::outlier().boxed()), of(beside::breaker().boxed()), of(beside::health_check().boxed()))
             .boxed();
-    (name(), discovery, balancing(), duration(), limits, failing, tls, http, of(origin())).prop_map(
+    (name(), discovery, balancing(), duration(), limits(), failing, tls, http, of(origin())).prop_map(
         |(
             name,
             discovery,
