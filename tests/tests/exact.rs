@@ -128,12 +128,7 @@ async fn streams_of_each_connection_are_exact_for_five_hundred_requests_at_once(
     mesh.bootstrap = json!({ "workers": 2 });
     let address = mesh.address(11, PORT);
     let app = Streams::serve(address).await;
-    let plain: Instance = serde_json::from_value(json!({
-        "id": "stock-1", "service": "stock", "namespace": "shop", "addresses": [address.ip()],
-        "ports": [{ "number": PORT, "protocol": "http" }], "sidecar": false,
-    }))
-    .unwrap();
-    mesh.client.register(&plain).await.unwrap();
+    mesh.client.register(&stock(address)).await.unwrap();
     let web = mesh.workload(&web(&["stock:8080"])).await;
     let outbound = web.outbound[0];
     mesh.apply(FEW_STREAMS).await;
@@ -159,6 +154,15 @@ metadata: {name: stock, namespace: shop}
 spec: {service: stock, connections: {h2Upgrade: true, streamsPerConnection: 3}}
 ";
 
+/// Without a sidecar, so that it is counted what ours sends.
+fn stock(address: SocketAddr) -> Instance {
+    serde_json::from_value(json!({
+        "id": "stock-1", "service": "stock", "namespace": "shop", "addresses": [address.ip()],
+        "ports": [{ "number": PORT, "protocol": "http" }], "sidecar": false,
+    }))
+    .unwrap()
+}
+
 struct Rig {
     mesh: Mesh,
     web: Sidecar,
@@ -171,12 +175,7 @@ impl Rig {
         mesh.bootstrap = json!({ "workers": 2 });
         let address = mesh.address(11, PORT);
         let app = App::serve(address).await;
-        let plain: Instance = serde_json::from_value(json!({
-            "id": "stock-1", "service": "stock", "namespace": "shop", "addresses": [address.ip()],
-            "ports": [{ "number": PORT, "protocol": "http" }], "sidecar": false,
-        }))
-        .unwrap();
-        mesh.client.register(&plain).await.unwrap();
+        mesh.client.register(&stock(address)).await.unwrap();
         let web = mesh.workload(&web(&["stock:8080"])).await;
         Self { mesh, web, app }
     }
