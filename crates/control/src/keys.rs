@@ -2,7 +2,7 @@
 //!
 //! What was fetched last holds until there is something better; it is stored, so it also holds after a restart while an issuer is away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,9 +38,11 @@ struct Place {
     wish: KeyWish,
     next: Instant,
     pause: Duration,
-    asked: bool,
     problem: Option<String>,
 }
+
+/// Who is being asked, and in whose share: also for those that no rule names any more.
+type Running = BTreeMap<KeySource, String>;
 
 /// Follows what rules want until the keeper is gone.
 pub(crate) async fn follow(keeper: Keeper, table: Table) {
@@ -48,28 +50,25 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
     let mut places: BTreeMap<KeySource, Place> = BTreeMap::new();
     let mut passed_over = Vec::new();
     let mut asked: JoinSet<(KeySource, Result<String, String>)> = JoinSet::new();
+    let mut running = Running::new();
     loop {
-        let published = keeper.published();
-        let (wanted, beyond) =
-            chosen(published.world.key_sources(), |source| published.world.keys(source).is_some());
+        let (wanted, beyond) = {
+            // Not kept while this waits: it is a whole world.
+            let published = keeper.published();
+            chosen(published.world.key_sources(), |source| published.world.keys(source).is_some())
+        };
         let known = places.len();
         places.retain(|source, _| wanted.contains_key(source));
         let mut changed = places.len() < known || beyond != passed_over;
         passed_over = beyond;
         for (source, wish) in wanted {
-            let new = || Place {
-                wish: wish.clone(),
-                next: Instant::now(),
-                pause: PAUSE.0,
-                asked: false,
-                problem: None,
-            };
+            let new = || Place { wish: wish.clone(), next: Instant::now(), pause: PAUSE.0, problem: None };
             places.entry(source).or_insert_with(new).wish = wish.clone();
         }
         let now = Instant::now();
-        for source in due(&places, now) {
-            let Some(place) = places.get_mut(&source) else { continue };
-            place.asked = true;
+        for (source, namespace) in due(&places, &running, now) {
+            let Some(place) = places.get(&source) else { continue };
+            running.insert(source.clone(), namespace);
             let timeout = place.wish.timeout.clamp(PATIENCE.0, PATIENCE.1);
             asked.spawn(async move {
                 let keys = fetch::keys(&source, timeout).await;
@@ -77,8 +76,9 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
             });
         }
         // Who is due and was not asked waits for the next answer, which makes room.
-        let waiting =
-            places.values().filter(|place| !place.asked && place.next > now).map(|place| place.next);
+        let rests =
+            |(source, place): &(&KeySource, &Place)| place.next > now && !running.contains_key(*source);
+        let waiting = places.iter().filter(rests).map(|(_, place)| place.next);
         let waiting = waiting.min().unwrap_or(now + REFRESH);
         tokio::select! {
             changed = generation.changed() => {
@@ -87,6 +87,7 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
                 }
             }
             Some(Ok((source, answer))) = asked.join_next() => {
+                running.remove(&source);
                 changed |= take(&keeper, &mut places, source, answer).await;
             }
             () = sleep_until(waiting) => {}
@@ -105,7 +106,8 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
     }
 }
 
-/// Those that are asked at all, and the others: those whose keys are known stay, and what room is left is shared out among namespaces.
+/// Those that are asked at all, and the others: there is as much room for each namespace, and of one's places those come first whose keys
+/// are known. A place of several is that of whoever has fewest.
 fn chosen(
     wanted: BTreeMap<KeySource, KeyWish>,
     knows: impl Fn(&KeySource) -> bool,
@@ -113,17 +115,16 @@ fn chosen(
     if wanted.len() <= MOST {
         return (wanted, Vec::new());
     }
-    let mut of_namespace: BTreeMap<String, usize> = BTreeMap::new();
-    let mut order: Vec<_> = wanted
-        .into_iter()
-        .map(|(source, wish)| {
-            let known = knows(&source);
-            let before = of_namespace.entry(wish.namespace.clone()).or_default();
-            let turn = if known { 0 } else { *before };
-            *before += usize::from(!known);
-            ((!known, turn), source, wish)
-        })
-        .collect();
+    let mut order: Vec<_> =
+        wanted.into_iter().map(|(source, wish)| ((0, !knows(&source)), source, wish)).collect();
+    order.sort_by_key(|((_, new), ..)| *new);
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for ((turn, _), _, wish) in &mut order {
+        if let Some((namespace, count)) = least(&wish.namespaces, &counts) {
+            *turn = count;
+            counts.insert(namespace.to_owned(), count + 1);
+        }
+    }
     order.sort_by_key(|(turn, ..)| *turn);
     let beyond = order.split_off(MOST);
     let mut beyond: Vec<_> = beyond.into_iter().map(|(_, source, _)| source).collect();
@@ -131,19 +132,31 @@ fn chosen(
     (order.into_iter().map(|(_, source, wish)| (source, wish)).collect(), beyond)
 }
 
-/// Who is asked next: as many as there is room for, and of one namespace no more than its share.
-fn due(places: &BTreeMap<KeySource, Place>, now: Instant) -> Vec<KeySource> {
-    let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
-    for place in places.values().filter(|place| place.asked) {
-        *busy.entry(&place.wish.namespace).or_default() += 1;
+/// Which of some namespaces has the least, and how much.
+fn least<'n>(namespaces: &'n BTreeSet<String>, counts: &BTreeMap<String, usize>) -> Option<(&'n str, usize)> {
+    let each = namespaces.iter().map(|namespace| (namespace.as_str(), counts.get(namespace).copied()));
+    each.map(|(namespace, count)| (namespace, count.unwrap_or(0))).min_by_key(|(_, count)| *count)
+}
+
+/// Who is asked next, and in whose share: who has waited longest, as many as there is room for, and of one namespace no more than its share.
+fn due(places: &BTreeMap<KeySource, Place>, running: &Running, now: Instant) -> Vec<(KeySource, String)> {
+    let mut busy: BTreeMap<String, usize> = BTreeMap::new();
+    for namespace in running.values() {
+        *busy.entry(namespace.clone()).or_default() += 1;
     }
-    let mut room = AT_ONCE.saturating_sub(busy.values().sum());
+    let is_due = |(source, place): &(&KeySource, &Place)| place.next <= now && !running.contains_key(*source);
+    let mut waiting: Vec<_> = places.iter().filter(is_due).collect();
+    waiting.sort_by_key(|(_, place)| place.next);
+    let mut room = AT_ONCE.saturating_sub(running.len());
     let mut next = Vec::new();
-    for (source, place) in places.iter().filter(|(_, place)| !place.asked && place.next <= now) {
-        let own = busy.entry(&place.wish.namespace).or_default();
-        if room > 0 && *own < SHARE {
-            (room, *own) = (room - 1, *own + 1);
-            next.push(source.clone());
+    for (source, place) in waiting {
+        match least(&place.wish.namespaces, &busy) {
+            Some((namespace, own)) if room > 0 && own < SHARE => {
+                room -= 1;
+                busy.insert(namespace.to_owned(), own + 1);
+                next.push((source.clone(), namespace.to_owned()));
+            }
+            _ => {}
         }
     }
     next
@@ -162,7 +175,6 @@ async fn take(
 ) -> bool {
     let has = keeper.published().world.keys(&source).is_some();
     let Some(place) = places.get_mut(&source) else { return false };
-    place.asked = false;
     let answer = match answer {
         Ok(keys) => keeper.learn(source.clone(), Arc::from(keys)).await.map_err(|error| error.to_string()),
         Err(why) => Err(why),
@@ -194,44 +206,69 @@ async fn take(
 mod tests {
     use super::*;
 
-    fn wish(namespace: &str) -> KeyWish {
-        KeyWish { timeout: Duration::from_secs(5), namespace: namespace.into() }
+    fn wish(namespaces: &[&str]) -> KeyWish {
+        let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
+        KeyWish { timeout: Duration::from_secs(5), namespaces }
     }
 
     fn source(name: &str) -> KeySource {
         KeySource::Url(format!("https://{name}/jwks"))
     }
 
+    fn place(namespaces: &[&str], next: Instant) -> Place {
+        Place { wish: wish(namespaces), next, pause: PAUSE.0, problem: None }
+    }
+
     #[test]
     fn a_namespace_of_many_places_takes_none_from_others() {
-        let many = (0..400).map(|n| (source(&format!("0{n:03}")), wish("greedy")));
-        let (known, new) = (source("z-known"), source("z-new"));
-        let others = [(known.clone(), wish("shop")), (new.clone(), wish("bank"))];
-        let (taken, beyond) = chosen(many.chain(others).collect(), |source| *source == known);
-        assert!(taken.contains_key(&known) && taken.contains_key(&new));
-        assert_eq!((taken.len(), beyond.len()), (MOST, 402 - MOST));
+        // All of its keys are known already.
+        let many = (0..400).map(|n| (source(&format!("0{n:03}")), wish(&["greedy"])));
+        let (known, new, both) = (source("z-known"), source("z-new"), source("z-both"));
+        let others = [
+            (known.clone(), wish(&["shop"])),
+            (new.clone(), wish(&["bank"])),
+            (both.clone(), wish(&["greedy", "other"])),
+        ];
+        let (taken, beyond) =
+            chosen(many.chain(others).collect(), |source| *source != new && *source != both);
+        for source in [&known, &new, &both] {
+            assert!(taken.contains_key(source), "{source}");
+        }
+        assert_eq!((taken.len(), beyond.len()), (MOST, 403 - MOST));
         assert!(beyond.iter().all(|source| !taken.contains_key(source)));
+    }
+
+    #[test]
+    fn of_a_namespace_those_stay_whose_keys_are_known() {
+        let many = (0..400).map(|n| (source(&format!("{n:03}")), wish(&["greedy"])));
+        let last = source("399");
+        assert!(chosen(many.collect(), |source| *source == last).0.contains_key(&last));
     }
 
     #[test]
     fn who_never_answers_holds_no_more_than_the_share_of_its_namespace() {
         let now = Instant::now();
-        let place = |namespace| Place {
-            wish: wish(namespace),
-            next: now,
-            pause: PAUSE.0,
-            asked: false,
-            problem: None,
-        };
-        let mut places: BTreeMap<_, _> =
-            (0..40).map(|n| (source(&format!("0{n:02}")), place("greedy"))).collect();
-        places.insert(source("z"), place("shop"));
-        let first = due(&places, now);
-        assert_eq!(first.len(), SHARE + 1);
-        assert!(first.contains(&source("z")));
-        for source in first {
-            places.get_mut(&source).unwrap().asked = true;
-        }
-        assert_eq!(due(&places, now), []);
+        let many = (0..40).map(|n| (source(&format!("0{n:02}")), place(&["greedy"], now)));
+        let mut places: BTreeMap<_, _> = many.collect();
+        places.insert(source("y"), place(&["greedy", "bank"], now));
+        places.insert(source("z"), place(&["shop"], now));
+        let first: Running = due(&places, &Running::new(), now).into_iter().collect();
+        assert_eq!(first.len(), SHARE + 2);
+        assert_eq!((first[&source("y")].as_str(), first[&source("z")].as_str()), ("bank", "shop"));
+        assert_eq!(due(&places, &first, now), []);
+        // Rules that are gone give nothing back before the answer has come.
+        places.retain(|source, _| !first.contains_key(source));
+        assert_eq!(due(&places, &first, now), []);
+    }
+
+    #[test]
+    fn who_has_waited_longest_is_next() {
+        let now = Instant::now();
+        let late = now.checked_sub(Duration::from_secs(9)).unwrap();
+        let many = (0..9).map(|n| (source(&format!("0{n}")), place(&["greedy"], now)));
+        let mut places: BTreeMap<_, _> = many.collect();
+        places.insert(source("z"), place(&["greedy"], late));
+        let next = due(&places, &Running::new(), now);
+        assert_eq!((next.len(), &next[0].0), (SHARE, &source("z")));
     }
 }

@@ -1,6 +1,6 @@
 //! The keys of tokens: those that are known, and where rules want them fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::World;
 pub struct KeyWish {
     /// How long that may take.
     pub timeout: Duration,
-    /// Of the rules that say so, the first by name.
-    pub namespace: String,
+    /// Of the rules that say so.
+    pub namespaces: BTreeSet<String>,
 }
 
 impl World {
@@ -34,15 +34,11 @@ impl World {
         for intent in &self.rules.tokens.all {
             for issuer in &intent.rules {
                 let Some(source) = &issuer.keys else { continue };
-                let namespace = &intent.origin.namespace;
-                let wish = wanted
-                    .entry(source.clone())
-                    .or_insert_with(|| KeyWish { timeout: issuer.timeout, namespace: namespace.clone() });
+                let new = || KeyWish { timeout: issuer.timeout, namespaces: BTreeSet::new() };
+                let wish = wanted.entry(source.clone()).or_insert_with(new);
                 // Whoever names a place of others' takes nothing from them.
                 wish.timeout = wish.timeout.max(issuer.timeout);
-                if *namespace < wish.namespace {
-                    wish.namespace.clone_from(namespace);
-                }
+                wish.namespaces.insert(intent.origin.namespace.clone());
             }
         }
         wanted
