@@ -79,9 +79,9 @@ impl LogControl {
         let (before, after) = (self.current(), filter.to_string());
         // On either side: one of the two filters may hide it.
         tracing::error!(before, after, "the log filter is being changed");
-        let changed = handle.reload(filter).map_err(|_| LogError::NotOurs);
+        handle.reload(filter).map_err(|_| LogError::NotOurs)?;
         tracing::error!(before, after, "the log filter was changed");
-        changed
+        Ok(())
     }
 
     /// The filter in force, in the notation that [`LogControl::set`] takes.

@@ -215,7 +215,7 @@ fn arrived(ctx: &mut RequestCtx<'_>, live: &mut Live, result: Result<(), Failure
         turned::end_span(ctx, live.span.take(), Some(live.head.status()), None);
         return Ok(());
     };
-    if matches!(failure.kind, FailureKind::UpstreamTimeout | FailureKind::PerTryTimeout) {
+    if failure.kind == FailureKind::UpstreamTimeout || failure.kind.is_time_of_attempt() {
         live.cells.timeouts.inc();
     }
     let silent = matches!(failure.kind, FailureKind::UpstreamClosed | FailureKind::UpstreamReset);

@@ -37,7 +37,9 @@ impl<'a, 'c> About<'a, 'c> {
         let mut flags = ctx.record.flags;
         flags.add(failure.kind.flag());
         let details = details_of(&failure.kind);
-        Self { ctx, route, details, flags, status: Some(failure.kind.status()) }
+        // Calls of gRPC's have theirs elsewhere.
+        let status = if ctx.record.is_grpc { 200 } else { failure.kind.status() };
+        Self { ctx, route, details, flags, status: Some(status) }
     }
 
     /// With the head of the answer as it is now.

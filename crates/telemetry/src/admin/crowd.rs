@@ -2,7 +2,7 @@
 //! says nothing must not keep them out.
 //!
 //! A connection that waits for a request may be ended for a newcomer: of the source that has most of these, the one that has waited
-//! longest. One that is being answered stays. A source has a quarter of all, but for those of this host.
+//! longest. One whose answer is being made stays; who is slow to take a long one waits again. A source has a quarter of all, but for those of this host.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;

@@ -78,7 +78,8 @@ pub fn outcome_of(failure: &Failure) -> Outcome {
         (Side::Upstream, _) if failure.stage == Stage::Connect => Outcome::Unconnected,
         (Side::Upstream, _) => Outcome::GatewayError,
         // Time spent waiting for it is the endpoint's, wherever the clock was.
-        (_, FailureKind::PerTryTimeout | FailureKind::UpstreamTimeout) => Outcome::GatewayError,
+        (_, FailureKind::UpstreamTimeout) => Outcome::GatewayError,
+        (_, kind) if kind.is_time_of_attempt() => Outcome::GatewayError,
         _ => Outcome::LocalFailure,
     }
 }

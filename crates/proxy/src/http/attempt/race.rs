@@ -317,16 +317,16 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             return None;
         };
         let _permits = (plan.cluster.limits.try_request().ok()?, retry);
+        let mut head = ctx.head.clone();
+        if plan.names_endpoint() {
+            authority::of_endpoint(&mut head, &plan.forward.rewrite, &endpoint).ok()?;
+        }
         let pass = plan.cluster.admit().ok()?;
         self.tried.push(endpoint.address);
         self.hedging.left -= 1;
         self.hedging.sent += 1;
         cells.hedges.inc();
-        let mut head = ctx.head.clone();
         head.remove("expect");
-        if plan.names_endpoint() {
-            authority::of_endpoint(&mut head, &plan.forward.rewrite, &endpoint).ok()?;
-        }
         let mut span = None;
         if let Some(recording) = ctx.recording.filter(|_| trace::is_client_side(ctx.conn.info.direction)) {
             let (name, cluster) = (&plan.route.config.name, &plan.cluster.name);

@@ -43,7 +43,7 @@ pub const SEND_BUFFER: usize = 256 * 1024;
 
 /// Small DATA frames that may wait, in bytes that they lack to 256. Behind each turn, which brings 64 KiB, they are taken out of there, by
 /// those who send them on or by those who cannot ([`Body::gather`]). Those of streams that we have ended the h2 crate counts
-/// for as long as the connection lives, though they wait nowhere: so there is room for 140,000 of them.
+/// for as long as the connection lives, though they wait nowhere: so there is room for 130,000 of them.
 pub const DATA_FRAME_BUDGET: usize = 32 * 1024 * 1024;
 
 /// Largest header list of a server that is no peer: such a response fits into HTTP/1, whatever its lines are.
