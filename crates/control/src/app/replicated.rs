@@ -22,13 +22,36 @@ pub(super) async fn begin(
     local: Arc<dyn Store>,
 ) -> anyhow::Result<(Option<Joining>, Arc<dyn Store>)> {
     let Some((replicas, cluster)) = settings.replicas.clone().zip(settings.cluster()) else {
-        let directory = settings.authority_path();
-        tokio::task::spawn_blocking(move || was_carried(&directory)).await??;
+        alone(settings).await?;
         return Ok((None, local));
     };
     let joining = Joining::begin(replicas, &cluster).await?;
     let store = joining.store(local).await?;
     Ok((Some(joining), store))
+}
+
+/// One that shares nothing makes an authority where it has none: not where it had been another, whose volume went with its Pod.
+async fn alone(settings: &Settings) -> anyhow::Result<()> {
+    let directory = settings.authority_path();
+    let has_one = tokio::task::spawn_blocking(move || {
+        was_carried(&directory)?;
+        anyhow::Ok(files::is_provided(&directory) || files::made_in(&directory)?.is_some())
+    });
+    if has_one.await?? {
+        return Ok(());
+    }
+    let Some((cluster, injector)) = settings.cluster().zip(settings.injector.as_ref()) else { return Ok(()) };
+    let client = cluster.client().await.map_err(anyhow::Error::msg)?;
+    match webhook::bundle::told(client, &webhook::configurations(injector)).await? {
+        None => Ok(()),
+        Some(webhook) => anyhow::bail!(
+            "there is no authority in {}, but this mesh has had one: {webhook} has its roots. A new one would be trusted by no sidecar. \
+             Bring back its root.pem, issuer.pem and issuer.key (the Secret outrigger-authority has them where there were replicas), \
+             and give a control plane without `replicas` a volume (`storage` of the chart), or it loses them with its Pod. To begin \
+             anew, with sidecars that all start anew, too, delete the webhook configurations and install it again",
+            settings.authority_path().display()
+        ),
+    }
 }
 
 /// The authority that replicas share, and what an operator must know of it; none where there are no others, or an operator has provided one,

@@ -109,9 +109,11 @@ impl Validator {
         }
         let question = Question::of(request)?;
         let id = question.id();
+        // What goes, or stays as it is, is refused to nobody for want of time.
+        let is_news = question.object.is_some() && !question.same;
         let answer = match tokio::time::timeout(JUDGEMENT, self.judged(question)).await {
             Ok(Some(verdict)) => verdict.answer(),
-            Ok(None) | Err(_) if self.unjudged == FailurePolicy::Fail => {
+            Ok(None) | Err(_) if is_news && self.unjudged == FailurePolicy::Fail => {
                 self.counts.unjudged.fetch_add(1, Ordering::Relaxed);
                 let why = "outrigger had no time to judge this rule; try again";
                 return Ok(Answer::Unjudged(why.to_owned()).written(&uid));

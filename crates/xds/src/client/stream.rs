@@ -197,15 +197,15 @@ impl Conversation<'_> {
         if kind == ResourceKind::Barrier || !self.told.knows(ResourceKind::Barrier) {
             return None;
         }
-        let last = resources.pop_if(|last| {
-            let any = last.resource.as_ref();
-            any.is_some_and(|any| any.type_url == type_url(ResourceKind::Barrier))
-        })?;
-        let any = last.resource?;
-        match checked(ResourceKind::Barrier, &last.name, &any.type_url, &any.value) {
-            Ok(Resource::Barrier(barrier)) => Some((barrier, last.version)),
-            _ => None,
-        }
+        let last = resources.last()?;
+        let any = last.resource.as_ref().filter(|any| any.type_url == type_url(ResourceKind::Barrier))?;
+        // One that cannot be read stays, and is refused as what does not belong there.
+        let Ok(Resource::Barrier(barrier)) =
+            checked(ResourceKind::Barrier, &last.name, &any.type_url, &any.value)
+        else {
+            return None;
+        };
+        resources.pop().map(|last| (barrier, last.version))
     }
 
     /// Validated resources, and what is wrong with the others; names that nobody wants any more are neither.

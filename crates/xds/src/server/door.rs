@@ -56,7 +56,9 @@ impl<S: Source> tonic::codegen::Service<Request<Body>> for AdsServer<S> {
         let encoding = request.headers().get("grpc-encoding");
         ready(Ok(match request.uri().path() {
             _ if encoding.is_some_and(|encoding| encoding != "identity") => {
-                Status::unimplemented("messages must not be compressed").into_http()
+                let mut refusal = Status::unimplemented("messages must not be compressed").into_http();
+                refusal.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+                refusal
             }
             DELTA => self.stream::<Delta>(request),
             WHOLE => self.stream::<Sotw>(request),

@@ -1,5 +1,6 @@
 //! One stream between the wire and the engine. It is the body of its own answer: whoever sends that polls it, and while the client
-//! takes nothing, nothing is made for it. So a stream has neither a task nor a queue nor buffers of its own.
+//! takes nothing, nothing more is made for it than what waits to be sent, which the flights of each kind bound. So a stream has neither
+//! a task nor a queue nor buffers of its own.
 
 use std::marker::PhantomData;
 use std::net::SocketAddr;

@@ -149,7 +149,9 @@ impl Shelf {
         while self.remembered.len() > self.most_remembered {
             let Some((place, at)) = self.remembered.pop_front() else { return };
             let kept = self.all.get_mut(place).filter(|kept| kept.at == at);
-            if let Some(kept) = kept.filter(|kept| !holders.are_several(&kept.key.0)) {
+            // What is one client's own has no other holder, however many hold something of that name.
+            let is_ones = |kept: &&mut Kept| kept.key.1.is_some() || !holders.are_several(&kept.key.0);
+            if let Some(kept) = kept.filter(is_ones) {
                 kept.variants.iter_mut().for_each(|variant| variant.outcome.resource = None);
             }
         }

@@ -29,7 +29,7 @@ pub(super) const RULES: [Known; 16] = [
     ("TLSRoute", "gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"], "tlsroutes"),
     ("TCPRoute", "gateway.networking.k8s.io", &["v1", "v1alpha2"], "tcproutes"),
     ("ReferenceGrant", "gateway.networking.k8s.io", &["v1", "v1beta1"], "referencegrants"),
-    ("BackendTLSPolicy", "gateway.networking.k8s.io", &["v1"], "backendtlspolicies"),
+    ("BackendTLSPolicy", "gateway.networking.k8s.io", &["v1", "v1alpha3"], "backendtlspolicies"),
     ("TrafficRules", "outrigger.io", &["v1"], "trafficrules"),
 ];
 
