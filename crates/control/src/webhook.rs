@@ -71,6 +71,8 @@ pub(crate) struct Injector {
     /// The release that was last said to be too old for native sidecars.
     too_old: Mutex<Option<Release>>,
     desk: Desk,
+    /// Of those who are only warned: they keep no Pod waiting.
+    counter: Desk,
     counts: Counts,
     told: Told,
 }
@@ -94,6 +96,7 @@ impl Injector {
             cluster: row.map(|(_, row)| row.health.clone()),
             too_old: Mutex::default(),
             desk: Desk::new(PATIENCE),
+            counter: Desk::new(PATIENCE),
             counts: Counts::default(),
             told: Told::default(),
         });
@@ -236,7 +239,7 @@ async fn answer(State(injector): State<Arc<Injector>>, body: Body) -> Response {
 }
 
 async fn warn(State(injector): State<Arc<Injector>>, body: Body) -> Response {
-    injector.desk.ask(body, async |body: Bytes| injector.warn(&body).await).await
+    injector.counter.ask(body, async |body: Bytes| injector.warn(&body).await).await
 }
 
 #[cfg(test)]

@@ -209,15 +209,17 @@ impl Question {
         }
         let mut verdict = Verdict::default();
         if let Some(whose) = theirs {
-            // Its owner may know fields that we do not, and judges it: here it is not in force.
-            findings.retain(|finding| !finding.is_error());
+            // Its owner may know fields that we do not, and judges it: here it is not in force. What others lose by that is told.
+            findings.retain(|finding| {
+                !finding.is_error() || finding.object.as_deref().is_some_and(|of| of != id)
+            });
             verdict.warnings.push(format!("{} {whose}: it is stored, and not in force here", self.kind));
         }
         for finding in findings {
             let of = finding.object.as_deref().filter(|of| *of != id);
             let text = of.map(|of| format!("{of}: ")).unwrap_or_default() + &finding.of_field();
             let mendable = finding.code == code::REFERENCE;
-            match finding.is_error() && !deleted && !self.same && !mendable {
+            match finding.is_error() && !deleted && !self.same && !mendable && theirs.is_none() {
                 true => verdict.errors.push((finding.path, text)),
                 false => verdict.warnings.push(text),
             }

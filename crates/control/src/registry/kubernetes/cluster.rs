@@ -33,6 +33,8 @@ pub(super) enum Thing {
     Node(Place, Option<Release>),
     /// A rule; `None`: it cannot be read, and what it said before holds.
     Rule(Option<Box<Object>>),
+    /// A rule that is another controller's by now, whatever it said before.
+    Theirs,
     /// Endpoints that somebody wrote by hand.
     Slice(Vec<Instance>),
 }
@@ -120,6 +122,7 @@ impl Cluster {
             }
             Thing::Node(place, _) => self.node(&named.1, Some(place)),
             Thing::Rule(None) => Vec::new(),
+            Thing::Theirs => self.take(kind, named),
             Thing::Rule(Some(object)) => self.rule(kind, named, *object),
             Thing::Slice(instances) => self.slice(named, instances),
         }

@@ -220,12 +220,16 @@ fn rule(object: DynamicObject, options: &ParseOptions) -> Seen {
     let named = named(object.metadata.namespace.clone(), object.metadata.name.clone());
     // What is written as a rule is told at admission, and in its status.
     let is_told = object.types.as_ref().is_none_or(|types| types.kind != SERVICE);
+    let kind = object.types.as_ref().map(|types| types.kind.as_str());
+    let is_theirs = kind.is_some_and(|kind| outrigger_rules::elsewhere(kind, &object.data["spec"]).is_some());
     let mut parsed = read(object, options);
     let wrong = parsed.findings.iter().find(|finding| finding.is_error());
     let flaw = wrong.map(|finding| finding.message.clone());
     let idle = parsed.findings.iter().filter(|_| !is_told).map(Finding::of_field).collect();
     let object = parsed.objects.pop().filter(|_| flaw.is_none());
-    (named, Thing::Rule(object.map(Box::new)), flaw, idle)
+    // What cannot be read holds as it was; what is not for sidecars any more does not, also where it can be read.
+    let thing = if object.is_none() && is_theirs { Thing::Theirs } else { Thing::Rule(object.map(Box::new)) };
+    (named, thing, flaw, idle)
 }
 
 /// Endpoints as instances of their service, without sidecars.

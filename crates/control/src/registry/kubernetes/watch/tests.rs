@@ -165,6 +165,19 @@ fn what_of_a_service_has_no_effect_is_told_and_of_rules_others_tell_it() {
 
 /// As kube-proxy reads them.
 #[test]
+fn what_is_anothers_by_now_holds_no_more_though_it_cannot_be_read() {
+    let policy = |spec: Value| json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "a", "namespace": "shop"}, "spec": spec});
+    let seen = |spec: Value| rule(serde_json::from_value(policy(spec)).unwrap(), &ParseOptions::default());
+    let ours = seen(json!({"selector": {"matchLabels": {"app": "web"}}, "action": "DENY"}));
+    assert!(matches!(ours.1, Thing::Rule(Some(_))) && ours.2.is_none());
+    let unread = seen(json!({"action": "DENI"}));
+    assert!(matches!(unread.1, Thing::Rule(None)) && unread.2.is_some(), "what it said before holds");
+    let gateways = json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}]);
+    let theirs = seen(json!({"targetRefs": gateways, "action": "DENY"}));
+    assert!(matches!(theirs.1, Thing::Theirs) && theirs.2.is_some());
+}
+
+#[test]
 fn conditions_of_written_endpoints_say_who_takes_requests() {
     let state = |conditions: Value| {
         let slice = json!({
