@@ -109,6 +109,8 @@ pub struct Kubernetes {
     trouble: BTreeMap<&'static str, (Instant, String)>,
     /// How often, without a word in between.
     failed: HashMap<&'static str, u32>,
+    /// Watches that listed anew because they were too old, and when.
+    renewed: HashMap<&'static str, Instant>,
     /// What listings have shown so far.
     listing: HashMap<&'static str, HashSet<Named>>,
     known: HashMap<&'static str, HashSet<Named>>,
@@ -135,6 +137,7 @@ impl Kubernetes {
             flaws: BTreeMap::new(),
             trouble: BTreeMap::new(),
             failed: HashMap::new(),
+            renewed: HashMap::new(),
             listing: HashMap::new(),
             known: HashMap::new(),
             waiting: HashSet::new(),
@@ -223,6 +226,17 @@ impl Kubernetes {
         gone.into_iter().flat_map(|named| self.take(kind, named)).collect()
     }
 
+    /// Whether a watch may begin anew at once. One whose listing is too old again is left to its pauses and to the next question whether the API
+    /// server is there.
+    fn may_renew(&mut self, kind: &'static str) -> bool {
+        let now = Instant::now();
+        let may = self.renewed.get(kind).is_none_or(|at| now - *at >= PING);
+        if may {
+            self.renewed.insert(kind, now);
+        }
+        may
+    }
+
     /// Says what is wrong. All of it is gone through, so not for every object of a listing.
     fn tell(&mut self, voice: &Voice) {
         (self.untold, self.told) = (false, Some(Instant::now()));
@@ -275,7 +289,14 @@ impl Registry for Kubernetes {
         tasks.spawn(ping(client, pong));
         loop {
             tokio::select! {
-                Some((kind, news)) = watches.next() => self.news(kind, news, voice).await?,
+                Some((kind, news)) = watches.next() => {
+                    let is_too_old = news.as_ref().is_err_and(|failed| failed.is_too_old);
+                    self.news(kind, news, voice).await?;
+                    if is_too_old && self.may_renew(kind) {
+                        tracing::info!(kind, "the watch is too old, and lists anew");
+                        watches.insert(kind, kinds.watch(kind));
+                    }
+                }
                 pong = pongs.recv() => match pong {
                     Some(Ok(release)) => {
                         voice.is_there();
@@ -317,8 +338,8 @@ impl Kubernetes {
     async fn news(&mut self, kind: &'static str, news: News, voice: &Voice) -> Result<(), String> {
         let event = match news {
             Ok(event) => event,
-            Err(why) => {
-                self.trouble.insert(kind, (Instant::now(), why));
+            Err(failed) => {
+                self.trouble.insert(kind, (Instant::now(), failed.why));
                 *self.failed.entry(kind).or_default() += 1;
                 self.tell(voice);
                 return self.pass_on(Vec::new(), voice).await;

@@ -48,7 +48,7 @@ impl Namespaces {
     pub(super) async fn now(&self, name: &str) -> Result<Namespace, String> {
         let client = self.client().await?;
         let all: Api<Object> = Api::all(client);
-        let asked = tokio::time::timeout(PATIENCE, all.get(name)).await;
+        let asked = tokio::time::timeout(PATIENCE, all.get_metadata(name)).await;
         let object = match asked {
             Ok(Ok(object)) => object,
             Ok(Err(kube::Error::Api(status))) => {

@@ -91,6 +91,10 @@ fn after_a_start_what_is_not_listed_has_gone_and_what_cannot_be_read_is_what_it_
     assert_eq!(after.flaws.len(), 1, "and it is told");
 }
 
+fn down() -> watch::Failed {
+    watch::Failed { why: "its conversion webhook is down".to_owned(), is_too_old: false }
+}
+
 #[tokio::test]
 async fn after_a_start_a_kind_that_cannot_be_listed_keeps_nobody_else_back() {
     let mut before = kubernetes();
@@ -112,10 +116,10 @@ async fn after_a_start_a_kind_that_cannot_be_listed_keeps_nobody_else_back() {
             list(&mut after, kind, if kind == SERVICE { vec![unreadable] } else { Vec::new() });
         }
         let (voice, mut words) = Voice::of_a_test();
-        after.news(POLICY, Err("its conversion webhook is down".to_owned()), &voice).await.unwrap();
+        after.news(POLICY, Err(down()), &voice).await.unwrap();
         assert!(words.try_recv().is_err(), "Pods are waited for");
         list(&mut after, POD, vec![pod("web-2")]);
-        after.news(POLICY, Err("its conversion webhook is down".to_owned()), &voice).await.unwrap();
+        after.news(POLICY, Err(down()), &voice).await.unwrap();
         let mut said = BTreeMap::new();
         while let Ok(Word::Event(source, Event::Reset(items))) = words.try_recv() {
             said.insert(source.part.clone(), items);

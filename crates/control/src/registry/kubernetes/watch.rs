@@ -37,11 +37,31 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// An object, what it means, what is wrong with it, and what of it has no effect, if nobody else says so.
 pub(super) type Seen = (Named, Thing, Option<String>, Vec<String>);
 /// What a watch says.
-pub(super) type News = Result<watcher::Event<Seen>, String>;
+pub(super) type News = Result<watcher::Event<Seen>, Failed>;
 pub(super) type Watch = BoxStream<'static, News>;
 
 /// The kinds of a cluster.
 pub(super) struct Kinds {
+/// A watch that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) why: String,
+    /// It asks from a place that the API server knows no longer, and would go on to.
+    pub(super) is_too_old: bool,
+}
+
+impl From<watcher::Error> for Failed {
+    fn from(error: watcher::Error) -> Self {
+        // Said by a watch that runs, it has the client list anew itself.
+        let is_too_old = matches!(
+            &error,
+            watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            | watcher::Error::WatchFailed(kube::Error::Api(status)) if status.code == 410
+        );
+        Self { why: error.to_string(), is_too_old }
+    }
+}
+
     client: Client,
     options: ParseOptions,
     /// With the version that the cluster has of each.
@@ -126,7 +146,7 @@ impl Kinds {
     }
 
     /// A watch that begins by listing all.
-    fn watch(&self, kind: &'static str) -> Watch {
+    pub(super) fn watch(&self, kind: &'static str) -> Watch {
         match kind {
             POD => self.pods(),
             NODE => self.nodes(),
@@ -210,7 +230,7 @@ fn said<K: Send + 'static>(
             watcher::Event::Init => watcher::Event::Init,
             watcher::Event::InitDone => watcher::Event::InitDone,
         });
-        event.map_err(|error| error.to_string())
+        event.map_err(Failed::from)
     });
     watch.boxed()
 }

@@ -126,8 +126,16 @@ async fn the_oldest_release_of_a_cluster_is_that_of_its_api_server_or_of_a_node(
     }
 }
 
+/// An API server says it in a watch that it has begun, or instead of one.
 #[tokio::test]
 async fn a_watch_that_is_too_old_lists_anew_and_only_what_has_gone_goes() {
+    let gone = || Json(status(410, "Expired"));
+    too_old(move || Body::from(json!({"type": "ERROR", "object": gone().0}).to_string()).into_response())
+        .await;
+    too_old(move || (StatusCode::GONE, gone()).into_response()).await;
+}
+
+async fn too_old(answer: impl Fn() -> Response + Clone + Send + Sync + 'static) {
     let pod = |name: &str| {
         json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
@@ -155,8 +163,7 @@ async fn a_watch_that_is_too_old_lists_anew_and_only_what_has_gone_goes() {
             if version != "7" {
                 return None;
             }
-            let gone = status(410, "Expired");
-            Some(Body::from(json!({"type": "ERROR", "object": gone}).to_string()).into_response())
+            Some(answer())
         }
         "/api/v1/services" if !is_watch(uri) => {
             Some(Json(list(7, std::slice::from_ref(&service))).into_response())
@@ -164,6 +171,7 @@ async fn a_watch_that_is_too_old_lists_anew_and_only_what_has_gone_goes() {
         _ => None,
     })
     .await;
+    let begun = Instant::now();
     let said = cluster
         .followed(async |_, mut words| {
             while !matches!(words.recv().await, Some(Word::Whole) | None) {}
@@ -177,6 +185,7 @@ async fn a_watch_that_is_too_old_lists_anew_and_only_what_has_gone_goes() {
     assert_eq!(said, (POD.to_owned(), Event::Remove(Key::Instance("web-23.shop".into()))));
     let asked = asked.lock().clone();
     assert_eq!(asked[..3], ["list", "watch from 7", "list"], "{asked:?}");
+    assert!(begun.elapsed() < PING, "nothing else has to come before");
 }
 
 /// One kind fails, and is asked for less and less; the others are followed meanwhile.
