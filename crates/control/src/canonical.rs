@@ -21,6 +21,9 @@ pub(crate) const WORKLOAD: &str = "workload";
 
 /// Where an instance says on which node of a cluster it is.
 pub(crate) const NODE: &str = "node";
+/// Where it says for clients of which nodes and zones it is meant: with the name of a service behind it, of which that is so, and a comma between.
+pub(crate) const FOR_NODES: &str = "for-nodes/";
+pub(crate) const FOR_ZONES: &str = "for-zones/";
 /// Where it says which roots it was given for its start: the beginnings of their fingerprints.
 pub(crate) const ROOTS: &str = "roots";
 /// Where it says which ports all come to its sidecar.

@@ -22,6 +22,7 @@ pub(crate) mod endpoints;
 pub mod foreign;
 mod hashes;
 mod headless;
+mod hints;
 mod host;
 mod imports;
 mod inbound;

@@ -11,6 +11,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_rules::intent::{Location, Resolution, ServiceIntent, Workload, WorkloadIntent};
 
 use super::endpoints;
+use super::hints;
 use super::lens::{Lens, Seen};
 use super::names::Outbound;
 use super::place::{Places, Spot};
@@ -111,7 +112,11 @@ pub(super) fn addressed(lens: &Lens<'_>, name: &str, of: Of<'_>) -> Option<Endpo
     let meant = instances(lens, of).filter(|instance| is_in(&instance.labels));
     // Who is to be found before he is ready is to be found while he ends as well.
     let health = if of.intent.unready { endpoints::reached } else { endpoints::takes };
-    for (instance, address) in endpoints::one_each(meant.filter_map(at).collect()) {
+    let mut meant = endpoints::one_each(meant.filter_map(at).collect());
+    if own.is_none() {
+        meant = hints::meant(lens, of.service.name(), meant);
+    }
+    for (instance, address) in meant {
         if let Some(endpoint) =
             endpoints::endpoint(lens, instance, address, health).filter(|_| is_meant(instance))
         {

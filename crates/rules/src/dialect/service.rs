@@ -53,7 +53,7 @@ const ANNOTATIONS: [(&str, &[&str], &str); 8] = [
     ),
     ("config.linkerd.io/", &[], "what it asks of a sidecar stands at its Pods or their namespace"),
 ];
-const NEAR: &str = "hints of EndpointSlices are not followed; spec.trafficDistribution, or localityLbSetting of a DestinationRule, keeps requests near";
+const NEAR: &str = "hints of the cluster's EndpointSlices are not followed; spec.trafficDistribution, or localityLbSetting of a DestinationRule, keeps requests near";
 
 const SPEC: Table = Table::new("a Service", FIELDS).ignored(&[
     "allocateLoadBalancerNodePorts",
@@ -381,7 +381,10 @@ ports:
             told(&text("ports: [{port: 80}]").replacen("namespace: shop}", &annotations, 1))
         };
         for (said, word) in [
-            ("service.kubernetes.io/topology-mode: Auto", "hints of EndpointSlices are not followed"),
+            (
+                "service.kubernetes.io/topology-mode: Auto",
+                "hints of the cluster's EndpointSlices are not followed",
+            ),
             ("service.kubernetes.io/topology-aware-hints: auto", "spec.trafficDistribution"),
             ("networking.istio.io/exportTo: '.'", "every namespace knows the Service"),
             ("retry.linkerd.io/http: 5xx", "TrafficRules have retry"),

@@ -119,3 +119,43 @@ spec: {host: catalog, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
         assert_eq!(forward.hash, expected);
     }
 }
+
+/// Whom an EndpointSlice means its endpoints for, where each has a word of it.
+#[test]
+fn hints_of_endpoint_slices_are_followed_where_all_have_them_and_one_is_the_client_s() {
+    let hinted = |zones: [&str; 4], nodes: [&str; 4], state: [State; 4]| {
+        let mut pods = pods();
+        for (pod, ((zone, node), state)) in pods[1..].iter_mut().zip(zones.into_iter().zip(nodes).zip(state))
+        {
+            for (key, said) in
+                [("for-zones/catalog", zone), ("for-nodes/catalog", node), ("for-zones/other", "z")]
+            {
+                if !said.is_empty() {
+                    pod.metadata.insert(key.to_owned(), said.to_owned());
+                }
+            }
+            pod.state = state;
+        }
+        wanted(&compiled(pods, &service("type: ClusterIP", "")), &web()).concat()
+    };
+    let (none, up) = ([""; 4], [State::Running; 4]);
+    let ill = [State::Running, State::Running, State::Running, State::Unhealthy];
+    for (zones, nodes, state, expected) in [
+        (["a", "b", "b,a", "b"], none, up, &[21, 23][..]),
+        // One that is ready has none, one that is not need not have any.
+        (["a", "b", "b", ""], none, up, &[21, 22, 23, 24]),
+        (["a", "b", "b", ""], none, ill, &[21]),
+        // Nobody is meant for the client's zone.
+        (["b", "b", "c", "ab"], none, up, &[21, 22, 23, 24]),
+        // A node goes before a zone, unless nobody is meant for it.
+        (["b", "a", "a", "a"], ["n1", "n2", "n2", "n2"], up, &[21]),
+        (["b", "a", "b", "b"], ["n2"; 4], up, &[22]),
+    ] {
+        assert_eq!(hinted(zones, nodes, state), expected, "{zones:?} {nodes:?}");
+    }
+    // Who is nowhere has all of them.
+    let mut pods = pods();
+    pods[1..].iter_mut().for_each(|pod| drop(pod.metadata.insert("for-zones/catalog".into(), "a".into())));
+    pods[0].zone = String::new();
+    assert_eq!(wanted(&compiled(pods, &service("type: ClusterIP", "")), &web()).concat().len(), 4);
+}

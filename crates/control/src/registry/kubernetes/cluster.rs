@@ -379,6 +379,10 @@ fn serve(instance: &mut Instance, written: &Instance) {
     if !services.contains(&written.service) {
         services.push(written.service.clone());
     }
+    let hints = written.metadata.iter().filter(|(key, _)| {
+        [canonical::FOR_ZONES, canonical::FOR_NODES].iter().any(|hint| key.starts_with(hint))
+    });
+    instance.metadata.extend(hints.map(|(key, said)| (key.clone(), said.clone())));
     for port in &written.ports {
         if instance.port(port.number).is_none() {
             instance.ports.push(port.clone());

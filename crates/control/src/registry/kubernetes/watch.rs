@@ -1,6 +1,7 @@
 //! The watches of a cluster: one for each kind that it knows, with what the mesh needs of each object.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,6 +12,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use outrigger_rules::{Finding, ParseOptions};
+use serde_json::Value;
 
 use super::cluster::{NODE, Named, POD, SERVICE, SLICE, Thing, UNNAMED};
 use super::pod::Pod;
@@ -40,8 +42,6 @@ pub(super) type Seen = (Named, Thing, Option<String>, Vec<String>);
 pub(super) type News = Result<watcher::Event<Seen>, Failed>;
 pub(super) type Watch = BoxStream<'static, News>;
 
-/// The kinds of a cluster.
-pub(super) struct Kinds {
 /// A watch that failed.
 #[derive(Debug)]
 pub(super) struct Failed {
@@ -62,6 +62,8 @@ impl From<watcher::Error> for Failed {
     }
 }
 
+/// The kinds of a cluster.
+pub(super) struct Kinds {
     client: Client,
     options: ParseOptions,
     /// With the version that the cluster has of each.
@@ -191,12 +193,9 @@ impl Kinds {
     }
 
     fn slices(&self) -> Watch {
-        let of = |slice: EndpointSlice| {
-            let named = named(slice.metadata.namespace.clone(), slice.metadata.name.clone());
-            let instances = written_down(&named, &slice);
-            (named, Thing::Slice(instances), None, Vec::new())
-        };
-        said(watcher(Api::<EndpointSlice>::all(self.client.clone()), config().labels(BY_HAND)), of)
+        let slices = ApiResource::erase::<EndpointSlice>(&());
+        let slices = Api::<DynamicObject>::all_with(self.client.clone(), &slices);
+        said(watcher(slices, config().labels(BY_HAND)), slice)
     }
 
     fn rules(&self, kind: &'static str) -> Watch {
@@ -252,6 +251,36 @@ fn rule(object: DynamicObject, options: &ParseOptions) -> Seen {
     (named, thing, flaw, idle)
 }
 
+/// A slice. Hints of nodes are newer than the API that is read here.
+fn slice(object: DynamicObject) -> Seen {
+    let named = named(object.metadata.namespace.clone(), object.metadata.name.clone());
+    let nodes = |endpoint: &Value| -> Vec<String> {
+        let all = endpoint["hints"]["forNodes"].as_array().into_iter().flatten();
+        all.filter_map(|node| node["name"].as_str().map(str::to_owned)).collect()
+    };
+    let hinted = object.data["endpoints"].as_array().into_iter().flatten();
+    let hinted: Vec<(Option<IpAddr>, Vec<String>)> = hinted
+        .map(|endpoint| (endpoint["addresses"][0].as_str().and_then(|ip| ip.parse().ok()), nodes(endpoint)))
+        .filter(|(_, nodes)| !nodes.is_empty())
+        .collect();
+    let object = DynamicObject { types: None, ..object };
+    let read = serde_json::to_value(object).and_then(serde_json::from_value::<EndpointSlice>);
+    let slice = match read {
+        Ok(slice) => slice,
+        Err(error) => return (named, Thing::Slice(Vec::new()), Some(error.to_string()), Vec::new()),
+    };
+    let mut instances = written_down(&named, &slice);
+    for instance in &mut instances {
+        let own = instance.addresses.first().copied();
+        if let Some((_, nodes)) = hinted.iter().find(|(ip, _)| *ip == own) {
+            instance
+                .metadata
+                .insert(format!("{}{}", canonical::FOR_NODES, instance.service), nodes.join(","));
+        }
+    }
+    (named, Thing::Slice(instances), None, Vec::new())
+}
+
 /// Endpoints as instances of their service, without sidecars.
 fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
     let labels = slice.metadata.labels.clone().unwrap_or_default();
@@ -289,7 +318,11 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             _ if ends && said(|said| said.serving).unwrap_or(true) => State::Stopping,
             _ => State::Unhealthy,
         };
-        let node = endpoint.node_name.as_deref();
+        let node = endpoint.node_name.clone().map(|node| (canonical::NODE.to_owned(), node));
+        let zones = endpoint.hints.as_ref().and_then(|said| said.for_zones.as_ref()).into_iter().flatten();
+        let zones: Vec<&str> = zones.map(|zone| zone.name.as_str()).collect();
+        let zones =
+            (!zones.is_empty()).then(|| (format!("{}{service}", canonical::FOR_ZONES), zones.join(",")));
         all.push(Instance {
             id: format!("{}:{address}", super::cluster::id(named)),
             service: service.clone(),
@@ -299,7 +332,7 @@ fn written_down(named: &Named, slice: &EndpointSlice) -> Vec<Instance> {
             network: BY_HAND_NETWORK.to_owned(),
             ports: ports.clone(),
             labels: labels.clone().into(),
-            metadata: node.map(|node| (canonical::NODE.to_owned(), node.to_owned())).into_iter().collect(),
+            metadata: node.into_iter().chain(zones).collect(),
             tags: Vec::new(),
             version: None,
             weight: 100,

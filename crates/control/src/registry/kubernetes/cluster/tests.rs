@@ -260,6 +260,10 @@ fn a_pod_that_a_slice_of_its_namespace_names_serves_the_service_and_no_other_pod
         let mut one = crate::instance::sample("x", "leader", "v1", address, 5432, Protocol::Tcp);
         one.id = format!("leader.{namespace}:{address}");
         one.namespace = namespace.to_owned();
+        one.metadata = BTreeMap::from([
+            ("for-zones/leader".to_owned(), "a".to_owned()),
+            ("node".to_owned(), "n7".to_owned()),
+        ]);
         Thing::Slice(vec![one])
     };
     // Whoever leads is written down by the members themselves.
@@ -267,6 +271,7 @@ fn a_pod_that_a_slice_of_its_namespace_names_serves_the_service_and_no_other_pod
     let [leader] = instances(&said).try_into().unwrap();
     assert_eq!((leader.id.as_str(), leader.serves()), ("db-0.shop", &["leader".to_owned()][..]));
     assert!(leader.port(5432).is_some() && leader.port(9080).is_some());
+    assert_eq!((leader.metadata["for-zones/leader"].as_str(), leader.node() == Some("n7")), ("a", false));
     // Another namespace's word is an endpoint of its own Service, and nothing about the Pod.
     let other = ("evil".to_owned(), "leader".to_owned());
     let said = cluster.put(SLICE, &other, written("evil"));

@@ -202,3 +202,25 @@ fn conditions_of_written_endpoints_say_who_takes_requests() {
         assert_eq!(state(conditions.clone()), wanted, "{conditions}");
     }
 }
+
+#[test]
+fn a_slice_says_for_whose_clients_an_endpoint_is_meant() {
+    let object = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "addressType": "IPv4", "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
+        "endpoints": [
+            {"addresses": ["10.0.0.1"], "nodeName": "n1", "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]}},
+            {"addresses": ["10.0.0.2"], "hints": {"forZones": []}},
+        ],
+    });
+    let (_, Thing::Slice(instances), None, _) = slice(serde_json::from_value(object).unwrap()) else {
+        panic!()
+    };
+    let said: Vec<_> =
+        instances.into_iter().map(|one| one.metadata.into_iter().collect::<Vec<_>>()).collect();
+    let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(
+        said,
+        [vec![text("for-nodes/db", "n1"), text("for-zones/db", "a,b"), text("node", "n1")], vec![]]
+    );
+}
