@@ -17,6 +17,7 @@ use std::time::Duration;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use outrigger_rules::Finding;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,6 +33,7 @@ use crate::world::MeshSettings;
 use findings::Found;
 use told::Told;
 
+mod events;
 mod findings;
 mod shape;
 mod told;
@@ -107,6 +109,7 @@ pub(crate) struct Reporter {
     settings: MeshSettings,
     replicas: Option<Arc<Replicas>>,
     leadership: Leadership,
+    events: Mutex<events::Teller>,
 }
 
 impl Reporter {
@@ -134,6 +137,7 @@ impl Reporter {
                 settings: settings.mesh(),
                 replicas: replicas.cloned(),
                 leadership: replicas.map_or_else(Leadership::alone, |replicas| replicas.leadership.clone()),
+                events: Mutex::default(),
             })
         };
         told.filter_map(of).collect()
@@ -215,6 +219,7 @@ impl Reporter {
         let client =
             timeout(WRITE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())??;
         late.retain(|id, _| ids.contains(id.as_str()));
+        self.events.lock().retain(&ids);
         let now = Instant::now();
         let is_late = |told: &Told| late.get(&told.id).is_some_and(|late| late.until > now);
         let due: Vec<&Told> =
@@ -291,7 +296,13 @@ impl Reporter {
             return Err(Trouble::Away("this replica leads no longer".to_owned()));
         }
         match objects.patch_status(&told.name, &params, &Patch::Merge(patch)).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                let news = self.events.lock().news(told);
+                if let Some(word) = news {
+                    events::tell(client, &word, &object).await;
+                }
+                Ok(true)
+            }
             // Somebody was faster, or it has gone.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
             Err(error) => Err(error.into()),

@@ -287,6 +287,13 @@ async fn statuses(stage: &mut Stage) {
     let why = r#"{.status.conditions[?(@.type=="Accepted")].message}"#;
     stage.until_says("trules", why, "spec.timeout must be a duration").await;
     stage.until_says("trules", "{.status.observedGeneration}", "2").await;
+    eventually("an Event says it", || async {
+        let path = r#"jsonpath={.items[?(@.reason=="Invalid")].note}"#;
+        let said = ["-n", "shop", "get", "events.events.k8s.io", "-o", path];
+        let said = stage.cluster.kubectl(&said)?;
+        if said.contains("spec.timeout must be a duration") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
     stage.cluster.apply(&good);
     stage.until_says("trules", r#"{.status.conditions[?(@.type=="Accepted")].status}"#, "True").await;
     stage.cluster.kubectl(&["-n", "shop", "delete", "trules", "reviews"]).unwrap();
