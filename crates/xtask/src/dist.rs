@@ -132,7 +132,8 @@ fn profdata(triple: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn said_by_rustc(key: &str) -> Result<String> {
+/// What the compiler says of itself behind a key.
+pub fn said_by_rustc(key: &str) -> Result<String> {
     let said = output(Command::new("rustc").arg("-vV"))?;
     let found = said.lines().find_map(|line| line.strip_prefix(key));
     found.map(str::to_owned).with_context(|| format!("`rustc -vV` does not say `{key}`"))

@@ -7,6 +7,7 @@
 mod circles;
 mod dist;
 mod house;
+mod images;
 mod limits;
 
 use std::ffi::OsString;
@@ -34,6 +35,8 @@ Usage: cargo xtask <task>
                             the control plane of a large cluster: start, memory, Pods that change; needs root and the programs of Kubernetes
                             (`bench --kubernetes --help`)
   dist                      the shipped sidecar, built for a profile of the bench's loads; needs rustup's llvm-tools
+  images [folder]           the images of deploy/docker/Dockerfile as OCI archives in target/images, without an engine; of programs in that folder, else
+                            built first. Needs nft, ip and ca-certificates on this machine, whose libraries they have
   instructions [argument…]  user instructions, system calls and allocations per request, against tests/bench/baseline.json
 
 cargo-deny and cargo-fuzz are looked for in $OUTRIGGER_TOOLS/bin (default ~/.cache/outrigger/bin), then on PATH;
@@ -54,6 +57,8 @@ fn main() -> ExitCode {
         ["fuzz", target] => fuzz(Some(target), "60"),
         ["fuzz", target, seconds] => fuzz(Some(target), seconds),
         ["dist"] => dist::dist(),
+        ["images"] => images::images(None),
+        ["images", folder] => images::images(Some(folder)),
         ["bench", "--dist", more @ ..] => bench("compare", dist::PROGRAMS, &[], more),
         ["bench", "--control", more @ ..] => bench("control", "release", &[], more),
         ["bench", "--kubernetes", more @ ..] => bench("kubernetes", "release", &[], more),
