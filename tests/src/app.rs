@@ -10,6 +10,23 @@ pub async fn echo(listen: SocketAddr, name: &'static str) {
     serve(listen, move |stream| echo_heads(stream, name)).await;
 }
 
+/// The metrics of an application, one of which has a name that is its sidecar's.
+pub async fn metrics(listen: SocketAddr, name: &'static str) {
+    let page = format!("# TYPE app_up gauge\napp_up{{name=\"{name}\"}} 1\nistio_build 99\n");
+    serve(listen, move |mut stream| {
+        let page = page.clone();
+        async move {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await?;
+            let start =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n\r\n";
+            stream.write_all(format!("{start}{page}").as_bytes()).await?;
+            stream.shutdown().await
+        }
+    })
+    .await;
+}
+
 /// A TCP application that speaks first and then returns what it gets.
 pub async fn greeter(listen: SocketAddr) {
     serve(listen, |mut stream| async move {

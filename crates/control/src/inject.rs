@@ -20,6 +20,7 @@ mod decision;
 mod kinds;
 mod probes;
 mod release;
+mod scrape;
 mod settings;
 mod status;
 mod wishes;
@@ -142,7 +143,6 @@ pub fn inject(
     warnings.extend(kinds::forbidden(subject.namespace, settings));
     warnings.extend(kinds::lost(before, settings));
     warnings.extend(passing_by(before));
-    warnings.extend(scraped(before));
     warnings.extend(decision::ingress(before, subject.namespace));
     warnings.extend(decision::mistaken(before, settings));
     let mut pod = before.clone();
@@ -151,20 +151,18 @@ pub fn inject(
     list(spec, "containers")?;
     let asked =
         if wishes.rewrite_probes { probes::rewrite(spec, &wishes, &mut warnings) } else { <_>::default() };
-    let text = bootstrap::text(&named, &asked.bootstrap, &wishes, settings, mesh)?;
+    let scrape = scrape::read(before, &wishes, settings, &mut warnings);
+    let application = bootstrap::Application { probes: &asked.bootstrap, metrics: scrape.application };
+    let text = bootstrap::text(&named, application, &wishes, settings, mesh)?;
     containers::add(spec, &text, &wishes, settings)?;
     let mut labels = vec![("security.istio.io/tlsMode", "istio".to_owned())];
     labels.push(("service.istio.io/canonical-name", named.app));
     labels.push(("service.istio.io/canonical-revision", named.version));
     labels.push((REVISION, settings.revision().to_owned()));
-    status::describe(
-        &mut pod,
-        before,
-        labels,
-        annotations(before, &wishes, settings),
-        asked.originals,
-        settings,
-    )?;
+    let mut annotations = annotations(before, &wishes);
+    annotations.extend(scrape.added);
+    let marks = status::Marks { labels, annotations, instead: scrape.replaced };
+    status::describe(&mut pod, before, marks, asked.originals, settings)?;
     if bare.is_some() {
         status::keep(&mut pod, subject.pod);
     }
@@ -235,39 +233,14 @@ fn passing_by(pod: &Value) -> Option<String> {
     })
 }
 
-/// Metrics of the application, which a Prometheus asks for at its own port.
-fn scraped(pod: &Value) -> Option<String> {
-    let scrape = &pod["metadata"]["annotations"]["prometheus.io/scrape"];
-    (scrape == "true").then(|| {
-        format!(
-            "annotation prometheus.io/scrape is the application's: its metrics are not merged with the sidecar's (port {}), and under STRICT a \
-             Prometheus outside of the mesh does not reach them; traffic.sidecar.istio.io/excludeInboundPorts opens their port to it",
-            containers::METRICS_PORT
-        )
-    })
-}
-
 /// What is added to the annotations, where they do not say it themselves.
-fn annotations(
-    pod: &Value,
-    wishes: &wishes::Wishes,
-    settings: &InjectSettings,
-) -> Vec<(&'static str, String)> {
+fn annotations(pod: &Value, wishes: &wishes::Wishes) -> Vec<(&'static str, String)> {
     let mut added = Vec::new();
     if !wishes.native
         && let Some(first) = pod["spec"]["containers"][0]["name"].as_str()
     {
         // kubectl would take the sidecar, which stands first.
         added.push(("kubectl.kubernetes.io/default-container", first.to_owned()));
-    }
-    // A scraper's annotations are the application's, if it has any of them.
-    let given = pod["metadata"]["annotations"].as_object();
-    if settings.prometheus
-        && !given.is_some_and(|given| given.keys().any(|key| key.starts_with("prometheus.io/")))
-    {
-        added.push(("prometheus.io/scrape", "true".to_owned()));
-        added.push(("prometheus.io/port", containers::METRICS_PORT.to_string()));
-        added.push(("prometheus.io/path", "/stats/prometheus".to_owned()));
     }
     added
 }

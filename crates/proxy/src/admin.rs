@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::app_health;
+use crate::app_metrics::{self, Application};
 use crate::config_feed::FeedStatus;
 use crate::process::Process;
 use crate::recent::Page;
@@ -46,6 +47,8 @@ pub struct Pages {
     pub readiness: Readiness,
     /// Ways to ask the application for its health.
     pub probes: BTreeMap<String, app_health::Entry>,
+    /// Where the application's metrics are, if they are to stand beside ours.
+    pub application: Option<Arc<Application>>,
     /// Metrics.
     pub registry: Registry,
     /// The log filter.
@@ -92,9 +95,13 @@ impl Pages {
 
     /// For a scraper's port.
     pub fn metrics(&self) -> Table {
+        let row = |path| match &self.application {
+            Some(application) => app_metrics::row(path, self.registry.clone(), application.clone()),
+            None => rows::metrics(path, self.registry.clone()),
+        };
         Table::new("outrigger-proxy metrics")
-            .with(rows::metrics("/stats/prometheus", self.registry.clone()).open())
-            .with(rows::metrics("/metrics", self.registry.clone()).open())
+            .with(row("/stats/prometheus").open())
+            .with(row("/metrics").open())
     }
 
     /// For a probe's port.

@@ -26,6 +26,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::access_log;
 use crate::admin::Pages;
+use crate::app_metrics::{Application, Section};
 use crate::bootstrap::{self, Bootstrap, Format, Mode, RecentRequests};
 use crate::checks::Checks;
 use crate::config_feed::state::{Bounds, FeedState, ResourceKey};
@@ -148,7 +149,9 @@ fn assemble(
         memory: Budget::new(bootstrap.memory_limit, workers(bootstrap)),
         descriptors: Descriptors::of_process(),
     });
-    let registry = Registry::with_process("proxy", env!("CARGO_PKG_VERSION"));
+    // The application's are called so already.
+    let prefix = if bootstrap.app_metrics.is_some() { "outrigger_" } else { "" };
+    let registry = Registry::with_process_as(prefix, "proxy", env!("CARGO_PKG_VERSION"));
     registry.register(totals);
     registry.register(Arc::new(process.access_log.clone()));
     let shed = process.memory.shed.clone();
@@ -176,9 +179,29 @@ fn assemble(
     let drain = process.drain.clone();
     let renewal = joined.renewal.clone();
     let probes = bootstrap.probes.clone();
-    let pages =
-        Pages { process, feed: status, names, renewal, readiness, probes, registry, logs, registrar, drain };
+    let application =
+        bootstrap.app_metrics.clone().map(|section| application(section, &registry, process.clone()));
+    let pages = Pages {
+        process,
+        feed: status,
+        names,
+        renewal,
+        readiness,
+        probes,
+        application,
+        registry,
+        logs,
+        registrar,
+        drain,
+    };
     Ok((Sidecar { pages, registering }, feed, tracing))
+}
+
+/// Nobody asks for the application's metrics at an address of ours.
+fn application(section: Section, registry: &Registry, process: Arc<Process>) -> Arc<Application> {
+    Application::new(section, registry, move |address| {
+        process.loops.led(address).is_ok() && process.loops.inward(address).is_ok()
+    })
 }
 
 impl Sidecar {

@@ -137,7 +137,7 @@ pub struct Grpc {
     pub service: String,
 }
 
-fn localhost() -> IpAddr {
+pub(crate) fn localhost() -> IpAddr {
     Ipv4Addr::LOCALHOST.into()
 }
 
@@ -221,7 +221,7 @@ type Nothing = http_body_util::Empty<Bytes>;
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// TCP to the application at any address of its host, past the sidecar.
-async fn to_application(address: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) async fn to_application(address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     #[cfg(target_os = "linux")]
     SockRef::from(&socket).set_priority(APP_PRIORITY)?;
@@ -256,10 +256,10 @@ async fn http(
 }
 
 /// An answer, with the connection that brings it: it may end as soon as it has brought it.
-async fn driven<E: Into<AnyError>>(
-    answered: impl Future<Output = Result<StatusCode, AnyError>>,
+pub(crate) async fn driven<T, F: From<E>, E>(
+    answered: impl Future<Output = Result<T, F>>,
     connection: impl Future<Output = Result<(), E>>,
-) -> Result<StatusCode, AnyError> {
+) -> Result<T, F> {
     let mut answered = std::pin::pin!(answered);
     tokio::select! {
         answer = &mut answered => answer,

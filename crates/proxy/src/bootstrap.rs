@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use self::time::duration;
 use crate::app_health;
+use crate::app_metrics;
 use crate::intercept;
 
 pub mod dns;
@@ -51,6 +52,9 @@ pub struct Bootstrap {
     /// Health of the application, `/app-health/NAME` on the health port, for those who cannot ask it themselves.
     #[serde(default)]
     pub probes: BTreeMap<String, app_health::Entry>,
+    /// Metrics of the application, put onto the page of `metrics` for those who cannot ask for them themselves.
+    #[serde(default)]
+    pub app_metrics: Option<app_metrics::Section>,
     /// What is registered of the workload, and the checks that decide its state. Absent: others register it.
     #[serde(default)]
     pub register: Option<register::Section>,
@@ -342,6 +346,14 @@ impl Bootstrap {
         Ok(bootstrap)
     }
 
+    /// Where the sidecar listens.
+    fn own_ports(&self) -> Vec<u16> {
+        let pages = [Some(self.admin), self.metrics, self.health].into_iter().flatten();
+        let data = [self.interception.inbound_port, self.interception.outbound_port].into_iter();
+        let data = data.filter(|_| self.mode != Mode::Explicit);
+        pages.map(|page| page.port()).chain(data).collect()
+    }
+
     fn check(&self) -> Result<(), String> {
         let mut bound = BTreeSet::new();
         let binds = self.inbound.iter().map(|b| b.bind).chain(self.outbound.iter().map(|b| b.bind));
@@ -367,6 +379,7 @@ impl Bootstrap {
             intercept::check_ports(ports.inbound_port, ports.outbound_port)
                 .map_err(|reason| format!("interception: {reason}"))?;
         }
+        self.app_metrics.as_ref().map_or(Ok(()), |section| section.check(&self.own_ports()))?;
         if let Some(dns) = &self.dns {
             dns.check()?;
         }

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod alarm;
 pub mod app;
 pub mod app_health;
+pub mod app_metrics;
 pub mod balance;
 pub mod bootstrap;
 pub mod checks;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 pub use cell::{Counter, Gauge};
 pub use histogram::{Histogram, HistogramSnapshot, ISTIO_BUCKETS};
-pub use page::{Labels, Number, Page};
+pub use page::{Format, Labels, Number, Page};
 pub use shared::{SharedCounter, SharedGauge, SharedHistogram, Vector};
 
 /// Something that writes its own families when the page is rendered.
@@ -48,8 +48,13 @@ impl Registry {
 
     /// A registry with the process metrics and `istio_build{component,tag}`.
     pub fn with_process(component: &str, tag: &str) -> Self {
+        Self::with_process_as("", component, tag)
+    }
+
+    /// The same, with the process metrics called `PREFIXprocess_…`, where another's may stand beside them.
+    pub fn with_process_as(prefix: &'static str, component: &str, tag: &str) -> Self {
         let registry = Self::new();
-        registry.register(Arc::new(process::Process::new()));
+        registry.register(Arc::new(process::Process::new(prefix)));
         let labels = Labels::new().with("component", component).with("tag", tag);
         registry.register_fn(move |page| {
             page.gauge("istio_build", "Component and version of this build.").sample(&labels, 1_u64);
@@ -147,13 +152,18 @@ impl Registry {
 
     /// Renders the page in text format 0.0.4; its content type is [`page::CONTENT_TYPE`].
     pub fn render(&self) -> String {
+        self.page().finish()
+    }
+
+    /// The page as it is now, to which more may be added.
+    pub fn page(&self) -> Page {
         // The list is copied out: a source may take long, and registering must not wait for a scrape.
         let sources = self.sources.lock().clone();
         let mut page = Page::new();
         for source in sources {
             source.collect(&mut page);
         }
-        page.finish()
+        page
     }
 }
 

@@ -17,6 +17,15 @@ spec:
   rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]
 ";
 
+/// A Pod whose metrics are at a port of their own.
+const METERED: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "metered", "namespace": "shop", "labels": {"app": "metered"},
+    "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}},
+    "spec": {"nodeName": "node-1", "containers": [
+        {"name": "app", "image": "app", "args": ["serve", "8080"], "env": [{"name": "METRICS", "value": "9090"}, {"name": "NAME", "value": "metered"}],
+         "ports": [{"containerPort": 8080}, {"containerPort": 9090}],
+         "readinessProbe": {"tcpSocket": {"port": 9090}, "periodSeconds": 1}}
+]}}"#;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing() {
     let Some(stage) = Stage::start().await else { return };
@@ -24,6 +33,7 @@ async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing
     stage.mesh.apply(ONLY_WEB).await;
     stage.cluster.apply(&deployment("web", "v1", 1));
     stage.cluster.apply(&deployment("catalog", "v1", 2));
+    stage.cluster.apply(METERED);
     let [web] = stage.until_ready("web", 1).await.try_into().unwrap();
     let catalog = stage.until_ready("catalog", 2).await;
 
@@ -42,6 +52,19 @@ async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing
     assert!(outside.is_err(), "{outside:?}");
     let other = stage.ask(&catalog[1], pod).await;
     assert!(other.as_ref().is_ok_and(|(status, _)| *status == 403), "{other:?}");
+
+    // A Prometheus outside of the mesh has the application's metrics from its sidecar, where the annotations send it.
+    stage.until_ready("metered", 1).await;
+    let annotations = cni::pod(&stage, "metered")["metadata"]["annotations"].clone();
+    let port = annotations["prometheus.io/port"].as_str().unwrap().parse().unwrap();
+    let path = "/stats/prometheus";
+    assert_eq!(annotations["prometheus.io/path"], path);
+    let metered = stage.host("metered").v4();
+    let (status, page) = stage.master.run(app::get(SocketAddr::new(metered, port), path, "")).await.unwrap();
+    assert!(status == 200 && page.contains("\napp_up{name=\"metered\"} 1\n"), "{status} {page}");
+    assert!(page.contains("\nistio_build{component=\"proxy\"") && !page.contains("istio_build 99"), "{page}");
+    let direct = stage.master.run(app::get(SocketAddr::new(metered, 9090), "/metrics", "")).await;
+    assert!(direct.is_err(), "{direct:?}");
 
     // One rolling update after the other, under load.
     let rollouts =

@@ -7,7 +7,13 @@ use super::wishes::Wishes;
 use super::{Fields, InjectError, InjectSettings, Mesh, Names, containers};
 use crate::canonical::BOOTSTRAP;
 
-/// A sidecar's bootstrap stays but for the probes, which are those of another's.
+/// What the sidecar asks of the application in others' place.
+pub(super) struct Application<'a> {
+    pub(super) probes: &'a Fields,
+    pub(super) metrics: Option<Value>,
+}
+
+/// A sidecar's bootstrap stays but for what it asks of the application, which is as in another's.
 pub(super) fn keep(sidecar: &mut Value, other: &Value) {
     let is_it = |variable: &&Value| variable["name"] == BOOTSTRAP;
     let other = other["env"].as_array().into_iter().flatten().find(is_it);
@@ -19,9 +25,11 @@ pub(super) fn keep(sidecar: &mut Value, other: &Value) {
         own["value"] = text.into();
         return;
     };
-    match news.remove("probes") {
-        Some(probes) => drop(kept.insert("probes".to_owned(), probes)),
-        None => drop(kept.remove("probes")),
+    for asked in ["probes", "app_metrics"] {
+        match news.remove(asked) {
+            Some(how) => drop(kept.insert(asked.to_owned(), how)),
+            None => drop(kept.remove(asked)),
+        }
     }
     if let Ok(text) = serde_json::to_string_pretty(&kept) {
         own["value"] = text.into();
@@ -31,7 +39,7 @@ pub(super) fn keep(sidecar: &mut Value, other: &Value) {
 /// The text. Where settings say something of their own they have the last word.
 pub(super) fn text(
     names: &Names,
-    probes: &Fields,
+    application: Application<'_>,
     wishes: &Wishes,
     settings: &InjectSettings,
     mesh: &Mesh,
@@ -61,8 +69,11 @@ pub(super) fn text(
         "health": format!("[::]:{}", containers::HEALTH_PORT),
         "log": {"level": wishes.log_level},
     });
-    if !probes.is_empty() {
-        all["probes"] = probes.clone().into();
+    if !application.probes.is_empty() {
+        all["probes"] = application.probes.clone().into();
+    }
+    if let Some(metrics) = application.metrics {
+        all["app_metrics"] = metrics;
     }
     if settings.dns {
         all["dns"] = json!({"domain": mesh.domain});

@@ -165,6 +165,6 @@ fn number(port: &Value, ports: &Value) -> Option<u16> {
 }
 
 /// A kubelet expands `$(NAME)` in what the bootstrap has; two dollars are one.
-fn verbatim(text: &str) -> String {
+pub(super) fn verbatim(text: &str) -> String {
     text.replace('$', "$$")
 }

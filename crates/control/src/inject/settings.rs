@@ -53,6 +53,8 @@ pub struct InjectSettings {
     pub dns: bool,
     /// Annotations by which a Prometheus finds the sidecar's metrics, where a Pod has none of the kind. Default true.
     pub prometheus: bool,
+    /// Those of a Pod that has some lead to the sidecar, which answers for the application, too. Default true.
+    pub merge_metrics: bool,
     /// The sidecar's log filter. Default `info`.
     pub log_level: String,
     /// `requests` and `limits` of the sidecar. Default 50m and 64Mi, at most 2 and 1Gi.
@@ -146,6 +148,7 @@ impl Default for InjectSettings {
             rewrite_probes: true,
             dns: false,
             prometheus: true,
+            merge_metrics: true,
             log_level: "info".to_owned(),
             // Without a limit of CPU a sidecar would have a worker for each CPU of its node.
             resources: json!({

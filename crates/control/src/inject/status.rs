@@ -8,8 +8,18 @@ use serde_json::{Value, json};
 use super::probes::{self, Originals};
 use super::{
     Fields, INIT, InjectError, InjectSettings, REVISION, SIDECAR, STATUS, VALIDATION, bootstrap, containers,
-    decision, fields, list,
+    decision, fields, list, scrape,
 };
+
+/// What the Pod's metadata get.
+pub(super) struct Marks {
+    /// Where there is none of the name.
+    pub(super) labels: Vec<(&'static str, String)>,
+    /// The same.
+    pub(super) annotations: Vec<(&'static str, String)>,
+    /// Annotations, whatever stood there.
+    pub(super) instead: Vec<(&'static str, String)>,
+}
 
 /// Everything that a Pod had not. By name, since a Pod may have been edited since.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +38,9 @@ struct Status {
     /// Labels that said something else, as they were.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replaced: BTreeMap<String, String>,
+    /// Annotations of the same kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    replaced_annotations: BTreeMap<String, String>,
     /// Secrets by which images are pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pull_secrets: Vec<String>,
@@ -43,12 +56,11 @@ const PLACES: [(&str, &str); 5] = [
 ];
 const SECRETS: &str = "imagePullSecrets";
 
-/// Adds labels and annotations that are not there, and says what was done.
+/// Writes labels and annotations, and says what was done.
 pub(super) fn describe(
     pod: &mut Value,
     before: &Value,
-    labels: Vec<(&'static str, String)>,
-    annotations: Vec<(&'static str, String)>,
+    mut marks: Marks,
     probes: Originals,
     settings: &InjectSettings,
 ) -> Result<(), InjectError> {
@@ -65,16 +77,18 @@ pub(super) fn describe(
     );
     let metadata = fields(pod, "metadata")?;
     let replaced = result(metadata, settings);
+    let replaced_annotations = replace(metadata, &mut marks);
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: settings.revision().to_owned(),
         containers: containers::first(settings).into_iter().chain([SIDECAR]).map(str::to_owned).collect(),
         volumes: [containers::STATE_VOLUME, containers::TOKEN_VOLUME].map(str::to_owned).into(),
-        labels: add(metadata, "labels", labels)?,
-        annotations: add(metadata, "annotations", annotations)?,
+        labels: add(metadata, "labels", marks.labels)?,
+        annotations: add(metadata, "annotations", marks.annotations)?,
         made,
         probes,
         replaced,
+        replaced_annotations,
         pull_secrets,
     };
     let text = serde_json::to_string(&status).map_err(|error| InjectError::Written(error.to_string()))?;
@@ -90,6 +104,20 @@ fn result(metadata: &mut Fields, settings: &InjectSettings) -> BTreeMap<String, 
         Some(other)
     });
     other.iter().filter_map(Value::as_str).map(|other| (REVISION.to_owned(), other.to_owned())).collect()
+}
+
+/// Writes annotations in place of others; those that are not there are added with the rest. Says what stood there.
+fn replace(metadata: &mut Fields, marks: &mut Marks) -> BTreeMap<String, String> {
+    let mut all = metadata.get_mut("annotations").and_then(Value::as_object_mut);
+    let mut replaced = BTreeMap::new();
+    for (name, value) in std::mem::take(&mut marks.instead) {
+        match all.as_mut().and_then(|all| all.get_mut(name)) {
+            Some(Value::String(was)) if *was == value => {}
+            Some(Value::String(was)) => drop(replaced.insert(name.to_owned(), std::mem::replace(was, value))),
+            _ => marks.annotations.push((name, value)),
+        }
+    }
+    replaced
 }
 
 /// Adds those by which the sidecar's image is pulled, behind those of the Pod. Says which were not there.
@@ -192,6 +220,16 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
     });
     if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
         labels.extend(status.replaced.iter().map(|(name, was)| (name.clone(), was.as_str().into())));
+    }
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        for (name, was) in &status.replaced_annotations {
+            // What was edited since is somebody's will.
+            if let Some(now) =
+                annotations.get_mut(name).filter(|now| now.as_str() == scrape::ours(name).as_deref())
+            {
+                *now = was.as_str().into();
+            }
+        }
     }
     let spec = fields(&mut pod, "spec")?;
     for (list, names) in [

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 mod annotations;
 mod cni;
 mod kinds;
+mod scrape;
 mod undone;
 
 use super::*;

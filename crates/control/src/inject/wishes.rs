@@ -19,6 +19,8 @@ pub(super) struct Wishes {
     /// Wait for the sidecar before anything else starts.
     pub(super) hold: bool,
     pub(super) rewrite_probes: bool,
+    /// The sidecar answers a scraper for the application, too.
+    pub(super) merge_metrics: bool,
     pub(super) log_level: String,
     pub(super) resources: Value,
     /// Of `outrigger-proxy intercept apply`.
@@ -36,7 +38,7 @@ const MODE: &str = "sidecar.istio.io/interceptionMode";
 /// Linkerd's word for who may call where no policy says it, and those of its values that let in fewer than are let in here.
 const POLICY: &str = "config.linkerd.io/default-inbound-policy";
 const CLOSED: [&str; 4] = ["deny", "all-authenticated", "cluster-authenticated", "cluster-unauthenticated"];
-/// Whether the application's metrics are to be merged with the sidecar's, which they never are.
+/// Whether the application's metrics are merged with the sidecar's.
 const MERGING: &str = "prometheus.istio.io/merge-metrics";
 /// The first that is there.
 const LOG: [&str; 3] =
@@ -115,6 +117,7 @@ pub(super) fn read(
         asked: asked.is_some(),
         hold: settings.hold_application_until_proxy_starts,
         rewrite_probes: boolean(PROBERS, of(PROBERS))?.unwrap_or(settings.rewrite_probes),
+        merge_metrics: boolean(MERGING, of(MERGING))?.unwrap_or(settings.merge_metrics),
         log_level: settings.log_level.clone(),
         resources: resources(all, &settings.resources)?,
         flags: flags(all)?,
@@ -336,9 +339,7 @@ fn duration(text: &str) -> Option<String> {
 
 fn unknown(all: &Fields) -> Vec<String> {
     let known = |key: &str| {
-        [CONFIG, IMAGE, NATIVE, PROBERS, MODE, POLICY].contains(&key)
-            // What is done anyway.
-            || (key == MERGING && all[key] == "false")
+        [CONFIG, IMAGE, NATIVE, PROBERS, MODE, POLICY, MERGING].contains(&key)
             || LOG.contains(&key)
             || ELSEWHERE.contains(&key)
             || RESOURCES.iter().any(|(_, _, keys)| keys.contains(&key))

@@ -24,7 +24,7 @@ fn values_say_what_sidecars_are_like_and_none_is_lost() {
     };
     assert_eq!(settings(&before).injector.unwrap(), wanted, "defaults are those of the settings");
     let text = "{nativeSidecar: false, initContainer: false, holdApplicationUntilProxyStarts: true, rewriteProbes: false,
-        prometheus: false, dns: true, imagePullPolicy: Always, resources: {limits: {cpu: '4'}},
+        prometheus: false, mergeMetrics: false, dns: true, imagePullPolicy: Always, resources: {limits: {cpu: '4'}},
         bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File}}";
     values.merge(&format!("injector: {text}")).unwrap();
     values.set("injector.logLevel=warn,outrigger_proxy=debug").unwrap();

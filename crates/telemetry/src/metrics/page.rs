@@ -1,4 +1,4 @@
-//! The scrape page: Prometheus text format 0.0.4.
+//! The scrape page: Prometheus text format 0.0.4, and OpenMetrics for whoever puts it beside another's page that is so.
 //!
 //! The page owns grouping (all samples of a family stand under one `# TYPE` line, whatever order the sources write
 //! in), escaping, and number notation. It does not look for duplicate series: that would cost a set of all series
@@ -14,6 +14,17 @@ const BUDGET: usize = 32 << 20;
 
 /// Content type of a rendered page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How a page is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus text format 0.0.4.
+    #[default]
+    Text,
+    /// OpenMetrics 1.0, without the line that ends it. Samples are called as in the other: a counter that does not end in `_total` is of
+    /// unknown type.
+    OpenMetrics,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -37,6 +48,17 @@ struct FamilyText {
     help: String,
     kind: Kind,
     samples: String,
+}
+
+impl FamilyText {
+    /// Its name and type.
+    fn named(&self, format: Format) -> (&str, &'static str) {
+        match (format, self.kind, self.name.strip_suffix("_total")) {
+            (Format::OpenMetrics, Kind::Counter, Some(name)) => (name, self.kind.as_str()),
+            (Format::OpenMetrics, Kind::Counter, None) => (&self.name, "unknown"),
+            _ => (&self.name, self.kind.as_str()),
+        }
+    }
 }
 
 /// A page being written.
@@ -116,8 +138,22 @@ impl Page {
         Family { name: &family.name, samples: &mut family.samples, room: &mut self.room }
     }
 
+    /// Whether there is a family here that a sample of this name, or its own lines, would belong to.
+    pub fn holds(&self, name: &str) -> bool {
+        let is = |name: &str, kind: fn(Kind) -> bool| {
+            self.by_name.get(name).is_some_and(|at| kind(self.families[*at].kind))
+        };
+        let of_histogram = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end));
+        is(name, |_| true) || of_histogram.is_some_and(|name| is(name, |kind| kind == Kind::Histogram))
+    }
+
     /// The text of the page.
-    pub fn finish(mut self) -> String {
+    pub fn finish(self) -> String {
+        self.finish_as(Format::Text)
+    }
+
+    /// The text of the page in a format.
+    pub fn finish_as(mut self, format: Format) -> String {
         let left_out = self.room.left_out;
         if left_out > 0 {
             let help = "Series that this page has no room for.";
@@ -128,14 +164,15 @@ impl Page {
         let mut out = String::with_capacity(size);
         // A family without samples is left out, HELP and TYPE included: it says nothing.
         for family in self.families.iter().filter(|family| !family.samples.is_empty()) {
+            let (name, kind) = family.named(format);
             out.push_str("# HELP ");
-            out.push_str(&family.name);
+            out.push_str(name);
             out.push(' ');
-            escape(&mut out, &family.help, false);
+            escape(&mut out, &family.help, format == Format::OpenMetrics);
             out.push_str("\n# TYPE ");
-            out.push_str(&family.name);
+            out.push_str(name);
             out.push(' ');
-            out.push_str(family.kind.as_str());
+            out.push_str(kind);
             out.push('\n');
             out.push_str(&family.samples);
         }
@@ -418,5 +455,25 @@ mod tests {
         assert!((50..100).contains(&shown), "{shown} are shown");
         assert!(text.contains(&format!("outrigger_metrics_left_out {}", 100 - shown)), "{text}");
         assert!(text.contains("\ny 7\n"), "what has no labels is always shown");
+    }
+
+    #[test]
+    fn open_metrics_call_families_without_total_and_samples_as_ever() {
+        let mut page = Page::new();
+        page.counter("calls_total", "Say \"calls\".").sample([("a", "b")], 1_u64);
+        page.counter("envoy_cluster_upstream_rq_xx", "Odd.").sample((), 2_u64);
+        page.histogram("took", "Took.").sample_with_bounds((), &[1.0], &[1, 0], 0.5);
+        for held in ["calls_total", "took", "took_bucket", "took_sum", "took_count"] {
+            assert!(page.holds(held), "{held}");
+        }
+        for other in ["calls", "calls_total_count", "taken", "took_max", ""] {
+            assert!(!page.holds(other), "{other}");
+        }
+        assert_eq!(
+            page.finish_as(Format::OpenMetrics),
+            "# HELP calls Say \\\"calls\\\".\n# TYPE calls counter\ncalls_total{a=\"b\"} 1\n\
+             # HELP envoy_cluster_upstream_rq_xx Odd.\n# TYPE envoy_cluster_upstream_rq_xx unknown\nenvoy_cluster_upstream_rq_xx 2\n\
+             # HELP took Took.\n# TYPE took histogram\ntook_bucket{le=\"1\"} 1\ntook_bucket{le=\"+Inf\"} 1\ntook_sum 0.5\ntook_count 1\n"
+        );
     }
 }

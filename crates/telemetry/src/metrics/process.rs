@@ -37,6 +37,7 @@ impl Units {
 /// The process metrics source.
 #[derive(Debug)]
 pub struct Process {
+    prefix: &'static str,
     units: Units,
     /// Unix seconds; constant, therefore read once.
     started: Option<f64>,
@@ -83,45 +84,40 @@ fn open_fds() -> Option<u64> {
     Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }
 
-impl Default for Process {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Process {
-    /// Reads what does not change.
-    pub fn new() -> Self {
+    /// Reads what does not change; each name is `PREFIXprocess_…`.
+    pub fn new(prefix: &'static str) -> Self {
         let units = Units::read();
         let started = stat().zip(boot_time()).map(|(stat, boot)| {
             let ticks = stat.start_ticks as f64 / units.ticks_per_second as f64;
             boot as f64 + ticks
         });
-        Self { units, started }
+        Self { prefix, units, started }
     }
 }
 
 impl Source for Process {
     fn collect(&self, out: &mut Page) {
+        let name = |name: &str| format!("{}process_{name}", self.prefix);
         if let Some(stat) = stat() {
             let cpu = stat.cpu_ticks as f64 / self.units.ticks_per_second as f64;
-            out.counter("process_cpu_seconds_total", "User and system CPU time spent, in seconds.")
+            out.counter(&name("cpu_seconds_total"), "User and system CPU time spent, in seconds.")
                 .sample((), cpu);
             let resident = stat.resident_pages * self.units.page_size;
-            out.gauge("process_resident_memory_bytes", "Resident memory, in bytes.").sample((), resident);
-            out.gauge("process_virtual_memory_bytes", "Virtual memory, in bytes.")
+            out.gauge(&name("resident_memory_bytes"), "Resident memory, in bytes.").sample((), resident);
+            out.gauge(&name("virtual_memory_bytes"), "Virtual memory, in bytes.")
                 .sample((), stat.virtual_bytes);
-            out.gauge("process_threads", "Number of threads.").sample((), stat.threads);
+            out.gauge(&name("threads"), "Number of threads.").sample((), stat.threads);
         }
         if let Some(open) = open_fds() {
-            out.gauge("process_open_fds", "Number of open file descriptors.").sample((), open);
+            out.gauge(&name("open_fds"), "Number of open file descriptors.").sample((), open);
         }
         if let Some(max) = max_fds() {
-            out.gauge("process_max_fds", "Limit of open file descriptors.").sample((), max);
+            out.gauge(&name("max_fds"), "Limit of open file descriptors.").sample((), max);
         }
         if let Some(started) = self.started {
             let help = "Start time of the process, in seconds since the Unix epoch.";
-            out.gauge("process_start_time_seconds", help).sample((), started);
+            out.gauge(&name("start_time_seconds"), help).sample((), started);
         }
     }
 }

@@ -169,6 +169,12 @@ fn process_metrics_are_plausible() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let age = now - series["process_start_time_seconds"];
     assert!((-2.0..3600.0).contains(&age), "{age}");
+    let beside = check(&Registry::with_process_as("outrigger_", "proxy", "0.1.0").render());
+    assert!(
+        beside["outrigger_process_max_fds"] >= 3.0
+            && beside.contains_key("istio_build{component=\"proxy\",tag=\"0.1.0\"}")
+    );
+    assert!(!beside.keys().any(|name| name.starts_with("process_")), "{beside:?}");
 }
 
 #[test]

@@ -202,6 +202,10 @@ pub const ROWS: &[Row] = &[
     ),
     ("a file that a rule names", &[("proxy/src/upstream/outside.rs", &["MOST"])]),
     (
+        "the application's page of metrics",
+        &[("proxy/src/app_metrics.rs", &["MOST", "MOST_HELD", "AT_ONCE", "MOST_PATIENCE"])],
+    ),
+    (
         "connections of a port of pages",
         &[
             ("telemetry/src/admin/server.rs", &["connections: {}, body: …, header_timeout: Duration::"]),

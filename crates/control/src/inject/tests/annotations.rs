@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn with_annotations(all: &[&str]) -> Value {
+pub(super) fn with_annotations(all: &[&str]) -> Value {
     let mut pod = pod();
     pod["metadata"]["annotations"] = json!(words(all));
     pod
@@ -119,7 +119,7 @@ fn what_is_not_known_is_warned_about_by_name() {
         "retry.linkerd.io/http=5xx",
         "timeout.linkerd.io/request=9s",
         "balancer.linkerd.io/failure-accrual=consecutive",
-        "prometheus.istio.io/merge-metrics=true",
+        "prometheus.istio.io/merge-port=9",
         "status.sidecar.istio.io/port=0",
         "readiness.status.sidecar.istio.io/periodSeconds=9",
         "config.linkerd.io/default-inbound-policy=audit",
@@ -135,7 +135,7 @@ fn what_is_not_known_is_warned_about_by_name() {
     {
         assert!(all.contains(word), "{word}: {all}");
     }
-    for word in ["merge-metrics", "istio.io/port", "periodSeconds", "default-inbound-policy: audit"] {
+    for word in ["merge-port", "istio.io/port", "periodSeconds", "default-inbound-policy: audit"] {
         assert!(all.contains(word), "{word}: {all}");
     }
     assert_eq!(warnings.len(), 13, "{all}");
@@ -144,8 +144,6 @@ fn what_is_not_known_is_warned_about_by_name() {
         "config.linkerd.io/default-inbound-policy=all-unauthenticated",
     ];
     assert_eq!(injected(&with_annotations(&as_it_is), &settings()).1, [""; 0]);
-    let (_, warnings) = injected(&with_annotations(&["prometheus.io/scrape=true"]), &settings());
-    assert!(warnings.len() == 1 && warnings[0].contains("not merged"), "{warnings:?}");
     let mut same_user = pod();
     same_user["spec"]["securityContext"] = json!({"runAsUser": 1337});
     let (_, warnings) = injected(&same_user, &settings());
@@ -193,6 +191,7 @@ fn an_annotation_that_cannot_be_taken_is_refused_by_name() {
         ("config.linkerd.io/default-inbound-policy=deny", "AuthorizationPolicy"),
         ("config.linkerd.io/default-inbound-policy=cluster-authenticated", "AuthorizationPolicy"),
         ("proxy.istio.io/config=[", "YAML"),
+        ("prometheus.istio.io/merge-metrics=never", "true or false"),
     ] {
         let error = refused(&with_annotations(&[annotation]));
         let name = annotation.split_once('=').unwrap().0;

@@ -48,11 +48,17 @@ fn some_pod(random: &mut fastrand::Rng) -> Value {
         json!({"app": "a", "security.istio.io/tlsMode": "disabled"}),
         json!({"outrigger.io/rev": if random.bool() { "default" } else { "another" }}),
     ];
-    let annotations =
-        [json!({}), json!({"prometheus.io/scrape": "false"}), json!({"sidecar.istio.io/proxyCPU": "1"})];
-    for (field, choices) in [("labels", labels), ("annotations", annotations)] {
+    let annotations = [
+        json!({}),
+        json!({"prometheus.io/scrape": "false"}),
+        json!({"sidecar.istio.io/proxyCPU": "1"}),
+        json!({"prometheus.io/scrape": "true", "prometheus.io/port": "9090", "prometheus.io/scheme": "https"}),
+        json!({"prometheus.io/scrape": "true", "prometheus.io/path": "/stats/prometheus", "prometheus.io/port": "80"}),
+        json!({"prometheus.io/scrape": "true", "prometheus.io/port": "15020"}),
+    ];
+    for (field, choices) in [("labels", &labels[..]), ("annotations", &annotations)] {
         if random.bool() {
-            pod["metadata"][field] = choices[random.usize(0..3)].clone();
+            pod["metadata"][field] = choices[random.usize(0..choices.len())].clone();
         }
     }
     pod

@@ -1,0 +1,185 @@
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// An application that answers each request with the same bytes and then closes; what it was asked.
+struct App {
+    address: SocketAddr,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl App {
+    async fn start(answer: Vec<u8>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = vec![0; 4096];
+                let n = stream.read(&mut head).await.unwrap();
+                hears.lock().unwrap().push(String::from_utf8_lossy(&head[..n]).into_owned());
+                // Whoever has heard enough leaves.
+                let _ = stream.write_all(&answer).await;
+            }
+        });
+        Self { address, heard }
+    }
+
+    async fn saying(content_type: &str, text: &str) -> Self {
+        Self::start(format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n\r\n{text}").into()).await
+    }
+
+    fn section(&self) -> Section {
+        Section { port: self.address.port(), address: self.address.ip(), path: "/m?x=1".into(), tls: false }
+    }
+
+    fn application(&self, registry: &Registry) -> Arc<Application> {
+        Application::new(self.section(), registry, |_| true)
+    }
+}
+
+fn registry() -> Registry {
+    let registry = Registry::new();
+    registry.counter("istio_requests_total", "Ours.").add(7);
+    registry
+}
+
+fn asking(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+    headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+}
+
+async fn scrape(application: &Application, registry: &Registry, asked: &HeaderMap) -> (String, String) {
+    let response = application.page(registry, asked).await;
+    assert_eq!(response.status, StatusCode::OK);
+    let content_type = response.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+    (content_type, String::from_utf8(response.body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_page_has_ours_and_the_application_s_but_nothing_of_ours_that_it_says() {
+    let theirs = "# TYPE process_threads gauge\nprocess_threads 4\nistio_requests_total 1000\n";
+    let (app, registry) = (App::saying("text/plain; version=0.0.4", theirs).await, registry());
+    let application = app.application(&registry);
+    let stranger = asking(&[
+        ("authorization", "Bearer x"),
+        ("x-forwarded-client-cert", "URI=spiffe://mesh/ns/shop/sa/admin"),
+        (WAITS, "5"),
+    ]);
+    let (content_type, text) = scrape(&application, &registry, &stranger).await;
+    assert_eq!(content_type, page::CONTENT_TYPE);
+    assert!(text.contains("\nistio_requests_total 7\n") && !text.contains("1000"), "{text}");
+    assert!(
+        text.ends_with("\nprocess_threads 4\n") && text.contains("outrigger_app_metrics_up 1\n"),
+        "{text}"
+    );
+    let heard = app.heard.lock().unwrap().concat().to_lowercase();
+    assert!(heard.starts_with("get /m?x=1 http/1.1\r\n"), "{heard}");
+    assert!(heard.contains("accept: text/plain;version=0.0.4") && !heard.contains("openmetrics"), "{heard}");
+    assert!(heard.contains("x-prometheus-scrape-timeout-seconds: 4\r\n"), "{heard}");
+    assert!(!heard.contains("bearer") && !heard.contains("spiffe"), "what a stranger says: {heard}");
+}
+
+#[tokio::test]
+async fn open_metrics_are_asked_for_where_the_scraper_reads_them_and_end_once() {
+    let theirs = "# TYPE calls counter\ncalls_total 3.0 # {trace_id=\"a\"} 1.0\n# EOF\n";
+    let app = App::saying("application/openmetrics-text; version=1.0.0; charset=utf-8", theirs).await;
+    let registry = registry();
+    let application = app.application(&registry);
+    let reads = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;q=0.5";
+    let (content_type, text) = scrape(&application, &registry, &asking(&[("accept", reads)])).await;
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(text.contains("# TYPE istio_requests counter\nistio_requests_total 7\n"), "{text}");
+    assert!(text.ends_with(theirs) && text.matches("# EOF").count() == 1, "{text}");
+    assert!(app.heard.lock().unwrap()[0].contains("application/openmetrics-text;version=1.0.0"));
+    for (accept, takes) in [(reads, true), ("Application/OpenMetrics-Text", true), ("*/*", false)] {
+        assert_eq!(takes_open_metrics(&asking(&[("accept", accept)])), takes, "{accept}");
+    }
+    assert!(!takes_open_metrics(&asking(&[("accept", "application/openmetrics-text;q=0")])));
+}
+
+#[tokio::test]
+async fn an_application_that_fails_takes_nothing_from_ours_and_is_told_of() {
+    let over = format!("HTTP/1.1 200 OK\r\n\r\n{}", "a 1\n".repeat(MOST / 4 + 1));
+    for (answer, outcome) in [
+        (over.as_str(), "too_large"),
+        ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "status"),
+        ("HTTP/1.1 302 Found\r\nlocation: http://10.0.0.1/\r\ncontent-length: 0\r\n\r\n", "status"),
+        ("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\na 1\n", "unreadable"),
+        ("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\na 1\n", "unreadable"),
+        ("HTTP/1.1 200 OK\r\n\r\n<html>\n", "unreadable"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na 1\n", "unreadable"),
+        ("", "unreachable"),
+    ] {
+        let (app, registry) = (App::start(answer.into()).await, registry());
+        let (_, text) = scrape(&app.application(&registry), &registry, &HeaderMap::new()).await;
+        assert!(text.contains("\nistio_requests_total 7\n"), "{outcome}: {text}");
+        assert!(text.ends_with("\noutrigger_app_metrics_up 0\n"), "{outcome}: {text}");
+        let after = registry.render();
+        let counted = format!("outrigger_app_metrics_scrapes_total{{outcome=\"{outcome}\"}} 1\n");
+        assert!(after.contains(&counted), "{counted}: {after}");
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_answer_is_waited_for_as_long_as_the_scraper_has() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let registry = registry();
+    let section = Section { port: address.port(), address: address.ip(), path: path(), tls: false };
+    let application = Application::new(section, &registry, |_| true);
+    let (_, text) = scrape(&application, &registry, &asking(&[(WAITS, "0.2")])).await;
+    assert!(text.contains("outrigger_app_metrics_up 0\n"), "{text}");
+    assert!(registry.render().contains("outcome=\"late\"} 1\n"));
+    for (said, taken) in [("10", 8.0), ("1e9", 25.0), ("-3", 0.1), ("NaN", 8.0), ("soon", 8.0)] {
+        assert_eq!(patience(&asking(&[(WAITS, said)])).as_secs_f64(), taken, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_take_his_page_has_a_bound_of_bytes_and_our_own_addresses_are_not_asked() {
+    let (app, registry) = (App::saying("text/plain", "a 1\n").await, registry());
+    let application = app.application(&registry);
+    let slow = application.page(&registry, &HeaderMap::new()).await;
+    let rest = application.held.available_permits();
+    assert_eq!(rest, MOST_HELD - 4);
+    let others = application.held.clone().try_acquire_many_owned(rest as u32).unwrap();
+    let (_, text) = scrape(&application, &registry, &HeaderMap::new()).await;
+    assert!(text.ends_with("outrigger_app_metrics_up 0\n"), "{text}");
+    assert!(registry.render().contains("outcome=\"busy\"} 1\n"));
+    drop((slow, others));
+    assert_eq!(application.held.available_permits(), MOST_HELD);
+
+    let asked = app.heard.lock().unwrap().len();
+    let ours = app.address;
+    let refused = Application::new(app.section(), &registry, move |address| address != ours);
+    let (_, text) = scrape(&refused, &registry, &HeaderMap::new()).await;
+    assert!(text.ends_with("outrigger_app_metrics_up 0\n"), "{text}");
+    assert_eq!(app.heard.lock().unwrap().len(), asked);
+    // Nobody listens at the Pod's address: at the loopback one, then.
+    let section = Section { address: "127.0.0.77".parse().unwrap(), ..app.section() };
+    let (_, text) =
+        scrape(&Application::new(section, &registry, |_| true), &registry, &HeaderMap::new()).await;
+    assert!(text.ends_with("\na 1\n"), "{text}");
+}
+
+#[test]
+fn a_bootstrap_that_names_a_port_of_ours_or_none_is_refused() {
+    for (text, word) in [
+        ("app_metrics: {port: 0}\n", "app_metrics.port"),
+        ("app_metrics: {port: 15000}\n", "the sidecar's"),
+        ("metrics: \"[::]:9\"\napp_metrics: {port: 9}\n", "the sidecar's"),
+        ("mode: redirect\napp_metrics: {port: 15006}\n", "the sidecar's"),
+        ("app_metrics: {port: 80, path: metrics}\n", "app_metrics.path"),
+    ] {
+        let text = format!("node: {{id: web-1}}\nstate_dir: /tmp/x\n{text}");
+        let error = crate::bootstrap::Bootstrap::parse("b.yaml".as_ref(), &text).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("b.yaml"), "{error}");
+    }
+    let text = "node: {id: web-1}\nstate_dir: /tmp/x\napp_metrics: {port: 15006}\n";
+    let bootstrap = crate::bootstrap::Bootstrap::parse("b.yaml".as_ref(), text).unwrap();
+    assert_eq!(bootstrap.app_metrics.unwrap().path, "/metrics", "without interception it is nobody's");
+}
