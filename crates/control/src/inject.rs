@@ -23,6 +23,7 @@ mod release;
 mod scrape;
 mod settings;
 mod status;
+mod templates;
 mod wishes;
 pub mod workload;
 
@@ -37,6 +38,16 @@ pub const STATUS: &str = "outrigger.io/status";
 const REVISION: &str = "outrigger.io/rev";
 /// The revision of whoever names none.
 const DEFAULT_REVISION: &str = "default";
+
+/// Lists and mappings that injection may have to make.
+const PLACES: [(&str, &str); 5] = [
+    ("metadata", "labels"),
+    ("metadata", "annotations"),
+    ("spec", "initContainers"),
+    ("spec", "volumes"),
+    ("spec", SECRETS),
+];
+const SECRETS: &str = "imagePullSecrets";
 
 type Fields = Map<String, Value>;
 
@@ -155,6 +166,11 @@ pub fn inject(
     let application = bootstrap::Application { probes: &asked.bootstrap, metrics: scrape.application };
     let text = bootstrap::text(&named, application, &wishes, settings, mesh)?;
     containers::add(spec, &text, &wishes, settings)?;
+    let chosen = templates::chosen(
+        before["metadata"]["annotations"].as_object(),
+        (&settings.templates, &settings.default_templates),
+    )?;
+    let laid = templates::lay(&mut pod, &chosen)?;
     let mut labels = vec![("security.istio.io/tlsMode", "istio".to_owned())];
     labels.push(("service.istio.io/canonical-name", named.app));
     labels.push(("service.istio.io/canonical-revision", named.version));
@@ -162,7 +178,8 @@ pub fn inject(
     let mut annotations = annotations(before, &wishes);
     annotations.extend(scrape.added);
     let marks = status::Marks { labels, annotations, instead: scrape.replaced };
-    status::describe(&mut pod, before, marks, asked.originals, settings)?;
+    let changed = status::Changed { probes: asked.originals, templates: laid };
+    status::describe(&mut pod, before, marks, changed, settings)?;
     if bare.is_some() {
         status::keep(&mut pod, subject.pod);
     }

@@ -19,7 +19,7 @@ spec:
 
 /// A Pod whose metrics are at a port of their own.
 const METERED: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "metered", "namespace": "shop", "labels": {"app": "metered"},
-    "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}},
+    "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9090", "inject.istio.io/templates": "sidecar,named"}},
     "spec": {"nodeName": "node-1", "containers": [
         {"name": "app", "image": "app", "args": ["serve", "8080"], "env": [{"name": "METRICS", "value": "9090"}, {"name": "NAME", "value": "metered"}],
          "ports": [{"containerPort": 8080}, {"containerPort": 9090}],
@@ -28,7 +28,9 @@ const METERED: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name"
 
 #[tokio::test(flavor = "multi_thread")]
 async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing() {
-    let Some(stage) = Stage::start().await else { return };
+    let template =
+        json!({"spec": {"containers": [{"name": "app", "env": [{"name": "NAME", "value": "by-template"}]}]}});
+    let Some(stage) = Stage::start_in(json!({"templates": {"named": template}}), None).await else { return };
     stage.mesh.apply(STRICT).await;
     stage.mesh.apply(ONLY_WEB).await;
     stage.cluster.apply(&deployment("web", "v1", 1));
@@ -53,7 +55,8 @@ async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing
     let other = stage.ask(&catalog[1], pod).await;
     assert!(other.as_ref().is_ok_and(|(status, _)| *status == 403), "{other:?}");
 
-    // A Prometheus outside of the mesh has the application's metrics from its sidecar, where the annotations send it.
+    // A Prometheus outside of the mesh has the application's metrics from its sidecar, where the annotations send it; what they say is by the
+    // operator's template.
     stage.until_ready("metered", 1).await;
     let annotations = cni::pod(&stage, "metered")["metadata"]["annotations"].clone();
     let port = annotations["prometheus.io/port"].as_str().unwrap().parse().unwrap();
@@ -61,7 +64,7 @@ async fn injected_pods_call_each_other_as_who_they_are_and_rollouts_lose_nothing
     assert_eq!(annotations["prometheus.io/path"], path);
     let metered = stage.host("metered").v4();
     let (status, page) = stage.master.run(app::get(SocketAddr::new(metered, port), path, "")).await.unwrap();
-    assert!(status == 200 && page.contains("\napp_up{name=\"metered\"} 1\n"), "{status} {page}");
+    assert!(status == 200 && page.contains("\napp_up{name=\"by-template\"} 1\n"), "{status} {page}");
     assert!(page.contains("\nistio_build{component=\"proxy\"") && !page.contains("istio_build 99"), "{page}");
     let direct = stage.master.run(app::get(SocketAddr::new(metered, 9090), "/metrics", "")).await;
     assert!(direct.is_err(), "{direct:?}");

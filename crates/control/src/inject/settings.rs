@@ -1,5 +1,6 @@
 //! What an operator sets about sidecars that are injected: a section of the control plane's settings, or a file of its own.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::bail;
@@ -65,6 +66,12 @@ pub struct InjectSettings {
     /// Laid over the sidecar's container in the same way.
     #[serde(skip_serializing_if = "Fields::is_empty")]
     pub sidecar: Fields,
+    /// Parts of a Pod by name, laid over those Pods that name them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub templates: BTreeMap<String, Fields>,
+    /// Those of Pods that name none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub default_templates: Vec<String>,
 }
 
 /// As Kubernetes calls it.
@@ -157,6 +164,8 @@ impl Default for InjectSettings {
             }),
             bootstrap: Fields::new(),
             sidecar: Fields::new(),
+            templates: BTreeMap::new(),
+            default_templates: Vec::new(),
         }
     }
 }
@@ -197,6 +206,7 @@ impl InjectSettings {
         if !is_log_filter(&self.log_level) {
             bail!("logLevel: \"{}\" is not a filter such as info,outrigger_proxy=debug", self.log_level);
         }
+        super::templates::validate(&self.templates, &self.default_templates)?;
         if !self.resources.is_object() {
             bail!("resources: is not a mapping with requests and limits");
         }

@@ -7,9 +7,15 @@ use serde_json::{Value, json};
 
 use super::probes::{self, Originals};
 use super::{
-    Fields, INIT, InjectError, InjectSettings, REVISION, SIDECAR, STATUS, VALIDATION, bootstrap, containers,
-    decision, fields, list, scrape,
+    Fields, INIT, InjectError, InjectSettings, PLACES, REVISION, SECRETS, SIDECAR, STATUS, VALIDATION,
+    bootstrap, containers, decision, fields, list, scrape, templates,
 };
+
+/// What was changed of the Pod's own.
+pub(super) struct Changed {
+    pub(super) probes: Originals,
+    pub(super) templates: Vec<templates::Change>,
+}
 
 /// What the Pod's metadata get.
 pub(super) struct Marks {
@@ -41,27 +47,20 @@ struct Status {
     /// Annotations of the same kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replaced_annotations: BTreeMap<String, String>,
+    /// What the operator's templates have changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    templates: Vec<templates::Change>,
     /// Secrets by which images are pulled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pull_secrets: Vec<String>,
 }
-
-/// Lists and mappings that injection may have to make.
-const PLACES: [(&str, &str); 5] = [
-    ("metadata", "labels"),
-    ("metadata", "annotations"),
-    ("spec", "initContainers"),
-    ("spec", "volumes"),
-    ("spec", SECRETS),
-];
-const SECRETS: &str = "imagePullSecrets";
 
 /// Writes labels and annotations, and says what was done.
 pub(super) fn describe(
     pod: &mut Value,
     before: &Value,
     mut marks: Marks,
-    probes: Originals,
+    changed: Changed,
     settings: &InjectSettings,
 ) -> Result<(), InjectError> {
     let mut made: Vec<String> = Vec::new();
@@ -69,9 +68,9 @@ pub(super) fn describe(
         made.push("metadata".to_owned());
     }
     let pull_secrets = secrets(pod, settings)?;
-    let absent = |part: &str, field: &str| {
-        before[part].get(field).is_none() && (field != SECRETS || !pull_secrets.is_empty())
-    };
+    let has_secrets = pod["spec"].get(SECRETS).is_some();
+    let absent =
+        |part: &str, field: &str| before[part].get(field).is_none() && (field != SECRETS || has_secrets);
     made.extend(
         PLACES.iter().filter(|(part, field)| absent(part, field)).map(|(_, field)| (*field).to_owned()),
     );
@@ -86,7 +85,8 @@ pub(super) fn describe(
         labels: add(metadata, "labels", marks.labels)?,
         annotations: add(metadata, "annotations", marks.annotations)?,
         made,
-        probes,
+        probes: changed.probes,
+        templates: changed.templates,
         replaced,
         replaced_annotations,
         pull_secrets,
@@ -231,6 +231,7 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
             }
         }
     }
+    templates::undo(&mut pod, &status.templates);
     let spec = fields(&mut pod, "spec")?;
     for (list, names) in [
         ("containers", &status.containers),

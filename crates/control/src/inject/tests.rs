@@ -4,6 +4,7 @@ mod annotations;
 mod cni;
 mod kinds;
 mod scrape;
+mod templates;
 mod undone;
 
 use super::*;

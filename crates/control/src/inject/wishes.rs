@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::settings::is_log_filter;
-use super::{Fields, InjectError, InjectSettings, Namespace, Release};
+use super::{Fields, InjectError, InjectSettings, Namespace, Release, templates};
 
 /// What is to be injected, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -341,6 +341,7 @@ fn unknown(all: &Fields) -> Vec<String> {
     let known = |key: &str| {
         [CONFIG, IMAGE, NATIVE, PROBERS, MODE, POLICY, MERGING].contains(&key)
             || LOG.contains(&key)
+            || templates::NAMED.contains(&key)
             || ELSEWHERE.contains(&key)
             || RESOURCES.iter().any(|(_, _, keys)| keys.contains(&key))
             || LISTS.iter().any(|(_, _, keys)| keys.contains(&key))

@@ -25,7 +25,8 @@ fn values_say_what_sidecars_are_like_and_none_is_lost() {
     assert_eq!(settings(&before).injector.unwrap(), wanted, "defaults are those of the settings");
     let text = "{nativeSidecar: false, initContainer: false, holdApplicationUntilProxyStarts: true, rewriteProbes: false,
         prometheus: false, mergeMetrics: false, dns: true, imagePullPolicy: Always, resources: {limits: {cpu: '4'}},
-        bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File}}";
+        bootstrap: {tracing: {otlp: ['http://otel:4317?a=1&b=<\"it''s\">']}}, sidecar: {terminationMessagePolicy: File},
+        templates: {vault: {spec: {priorityClassName: high}}}, defaultTemplates: [vault]}";
     values.merge(&format!("injector: {text}")).unwrap();
     values.set("injector.logLevel=warn,outrigger_proxy=debug").unwrap();
     values.merge("{imagePullSecrets: [{name: registry}], validationFailurePolicy: Fail, clusterDomain: corp.internal}").unwrap();
@@ -48,7 +49,10 @@ fn values_say_what_sidecars_are_like_and_none_is_lost() {
     };
     assert!(of(&before).is_string() && of(&before) != of(&after));
     let wrong = values.set("injector.dsn=true").unwrap_err();
-    assert!(wrong.contains("there is no value \"injector.dsn\", only bootstrap, dns, "), "{wrong}");
+    assert!(
+        wrong.contains("there is no value \"injector.dsn\", only bootstrap, defaultTemplates, dns, "),
+        "{wrong}"
+    );
     assert!(values.merge("cni: {enable: true}").unwrap_err().contains("\"cni.enable\""));
 }
 

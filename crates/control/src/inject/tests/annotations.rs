@@ -115,7 +115,7 @@ fn what_is_not_known_is_warned_about_by_name() {
         "config.alpha.linkerd.io/proxy-wait-before-exit-seconds=9",
         "proxy.istio.io/config=tracing: {sampling: 5}",
         "sidecar.istio.io/interceptionMode=TPROXY",
-        "inject.istio.io/templates=gateway",
+        "inject.istio.io/template=gateway",
         "retry.linkerd.io/http=5xx",
         "timeout.linkerd.io/request=9s",
         "balancer.linkerd.io/failure-accrual=consecutive",
@@ -131,7 +131,7 @@ fn what_is_not_known_is_warned_about_by_name() {
         assert!(all.contains(word), "{word}: {all}");
     }
     for word in
-        ["io/templates has", "retry.linkerd.io/http", "timeout.linkerd.io/request", "failure-accrual has"]
+        ["io/template has", "retry.linkerd.io/http", "timeout.linkerd.io/request", "failure-accrual has"]
     {
         assert!(all.contains(word), "{word}: {all}");
     }
@@ -192,6 +192,7 @@ fn an_annotation_that_cannot_be_taken_is_refused_by_name() {
         ("config.linkerd.io/default-inbound-policy=cluster-authenticated", "AuthorizationPolicy"),
         ("proxy.istio.io/config=[", "YAML"),
         ("prometheus.istio.io/merge-metrics=never", "true or false"),
+        ("inject.istio.io/templates=gateway", "a list of at most 16 of sidecar (templates"),
     ] {
         let error = refused(&with_annotations(&[annotation]));
         let name = annotation.split_once('=').unwrap().0;

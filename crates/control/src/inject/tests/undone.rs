@@ -64,6 +64,23 @@ fn some_pod(random: &mut fastrand::Rng) -> Value {
     pod
 }
 
+/// One that meets much of what such a Pod has.
+fn template() -> Value {
+    json!({
+        "metadata": {"labels": {"app": "b", "team": "x"}, "annotations": {"prometheus.io/scrape": null, "note": "y"}},
+        "spec": {
+            "volumes": [{"name": "data", "emptyDir": {"medium": "Memory"}}, {"name": "more", "emptyDir": {}}],
+            "imagePullSecrets": [{"name": "registry"}, {"name": "third"}],
+            "initContainers": [{"name": "i0", "env": [{"name": "A", "value": "1"}]}, {"name": "late"}],
+            "containers": [
+                {"name": "c0", "ports": [{"containerPort": 8080, "name": "web"}], "lifecycle": null, "readinessProbe": {"periodSeconds": 9}},
+                {"name": "outrigger-proxy", "resources": {"limits": null}},
+            ],
+            "securityContext": {"fsGroup": 7},
+        },
+    })
+}
+
 #[test]
 fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
     let mut random = fastrand::Rng::with_seed(15);
@@ -74,6 +91,8 @@ fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
             init_container: random.bool(),
             cni: random.bool(),
             prometheus: random.bool(),
+            templates: serde_json::from_value(json!({"t": template()})).unwrap(),
+            default_templates: if random.bool() { vec!["t".into()] } else { Vec::new() },
             image_pull_secrets: if random.bool() {
                 vec![PullSecret { name: "registry".into() }, PullSecret { name: "mirror".into() }]
             } else {

@@ -1,0 +1,145 @@
+//! What an operator's templates lay over Pods, and that it can be taken back.
+
+use super::annotations::with_annotations;
+use super::*;
+
+fn with(templates: Value) -> InjectSettings {
+    let settings = InjectSettings { templates: serde_json::from_value(templates).unwrap(), ..settings() };
+    settings.validate().unwrap();
+    settings
+}
+
+fn vault() -> Value {
+    json!({"vault": {
+        "metadata": {"labels": {"vault": "yes", "app": "other"}, "annotations": {"vault.example/role": "r"}},
+        "spec": {
+            "priorityClassName": "high",
+            "tolerations": [{"key": "a"}],
+            "hostname": null,
+            "volumes": [{"name": "vault", "emptyDir": {"medium": "Memory"}}],
+            "initContainers": [{"name": "fetch", "image": "fetch"}],
+            "containers": [
+                {"name": "outrigger-proxy", "env": [{"name": "VAULT", "value": "1"}], "image": "own"},
+                {"name": "app", "env": [{"name": "A", "value": "2"}, {"name": "B", "value": "3"}],
+                 "volumeMounts": [{"name": "vault", "mountPath": "/vault"}]},
+                {"name": "agent", "image": "agent"},
+            ],
+        },
+    }})
+}
+
+fn named() -> Value {
+    let mut pod = with_annotations(&["inject.istio.io/templates=sidecar, vault"]);
+    pod["metadata"]["labels"] = json!({"app": "a"});
+    pod["spec"]["hostname"] = "h".into();
+    pod["spec"]["tolerations"] = json!([{"key": "b"}]);
+    pod["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}, {"name": "C", "value": "4"}]);
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": 80}});
+    pod
+}
+
+#[test]
+fn a_template_is_laid_over_the_whole_pod_and_taken_back() {
+    for native in [NativeSidecar::Yes, NativeSidecar::No] {
+        let settings = InjectSettings { native_sidecar: native, ..with(vault()) };
+        let pod = named();
+        let (after, warnings) = injected(&pod, &settings);
+        assert_eq!(warnings, [""; 0]);
+        let spec = &after["spec"];
+        assert_eq!((&spec["priorityClassName"], spec.get("hostname")), (&json!("high"), None));
+        assert_eq!(spec["tolerations"], json!([{"key": "a"}]), "a list without names is one thing");
+        assert_eq!(after["metadata"]["labels"]["vault"], "yes");
+        assert_eq!(after["metadata"]["labels"]["app"], "other");
+        assert_eq!(after["metadata"]["annotations"]["vault.example/role"], "r");
+        let app = container(&after, "app");
+        let env =
+            json!([{"name": "A", "value": "2"}, {"name": "C", "value": "4"}, {"name": "B", "value": "3"}]);
+        assert_eq!((&app["env"], &app["image"]), (&env, &json!("app")));
+        assert_eq!(app["volumeMounts"][0]["mountPath"], "/vault");
+        assert_eq!(container(&after, "agent")["image"], "agent");
+        let init = after["spec"]["initContainers"].as_array().unwrap();
+        assert_eq!(init.last().unwrap()["name"], "fetch");
+        let sidecar = container(&after, SIDECAR);
+        assert_eq!((&sidecar["image"], &sidecar["env"][6]["name"]), (&json!("own"), &json!("VAULT")));
+        assert_eq!(spec["volumes"][2]["name"], "vault");
+        assert_eq!(injected(&after, &settings).0, after, "shown again it is the same");
+        assert_eq!(uninject(&after).unwrap(), Some(pod));
+    }
+}
+
+#[test]
+fn what_was_edited_since_stays_as_it_is() {
+    let settings = with(vault());
+    let (mut after, _) = injected(&named(), &settings);
+    let app = after["spec"]["containers"].as_array_mut().unwrap();
+    let app = app.iter_mut().find(|one| one["name"] == "app").unwrap();
+    app["env"].as_array_mut().unwrap().push(json!({"name": "LATE", "value": "5"}));
+    app["env"][0]["value"] = "edited".into();
+    after["spec"]["priorityClassName"] = "low".into();
+    let undone = uninject(&after).unwrap().unwrap();
+    let env = json!([{"name": "A", "value": "edited"}, {"name": "C", "value": "4"}, {"name": "LATE", "value": "5"}]);
+    assert_eq!(container(&undone, "app")["env"], env);
+    assert_eq!(undone["spec"]["hostname"], "h");
+    assert_eq!(undone["spec"].get("priorityClassName"), None, "it was not there");
+    // What a template was the first to have.
+    let all = json!({"a": {"metadata": {"labels": {"x": "1"}}, "spec": {"imagePullSecrets": [{"name": "s"}], "volumes": [{"name": "v"}]}}});
+    let settings_of_all = InjectSettings { default_templates: vec!["a".into()], ..with(all) };
+    let (mut first, _) = injected(&pod(), &settings_of_all);
+    assert_eq!(first["spec"]["imagePullSecrets"], json!([{"name": "s"}]));
+    assert_eq!(uninject(&first).unwrap(), Some(pod()));
+    first["metadata"]["labels"]["team"] = "blue".into();
+    assert_eq!(uninject(&first).unwrap().unwrap()["metadata"]["labels"], json!({"team": "blue"}));
+    // Another webhook's word is kept when the Pod is shown again.
+    let (again, _) = injected(&after, &settings);
+    assert!(
+        container(&again, "app")["env"].as_array().unwrap().contains(&json!({"name": "LATE", "value": "5"}))
+    );
+}
+
+#[test]
+fn those_of_all_hold_for_who_names_none() {
+    let both = json!({"a": {"spec": {"hostname": "a", "subdomain": "a"}}, "b": {"spec": {"hostname": "b"}}});
+    let settings = InjectSettings { default_templates: vec!["a".into(), "b".into()], ..with(both) };
+    let of = |annotations: &[&str]| {
+        let (after, _) = injected(&with_annotations(annotations), &settings);
+        (after["spec"]["hostname"].clone(), after["spec"]["subdomain"].clone())
+    };
+    assert_eq!(of(&[]), (json!("b"), json!("a")));
+    assert_eq!(of(&["outrigger.io/templates=b,a"]), (json!("a"), json!("a")));
+    assert_eq!(of(&["outrigger.io/templates=sidecar"]), (Value::Null, Value::Null));
+    // Ours goes before Istio's.
+    assert_eq!(of(&["outrigger.io/templates=b", "inject.istio.io/templates=a"]), (json!("b"), Value::Null));
+}
+
+#[test]
+fn what_is_no_template_is_named() {
+    for (template, word) in [
+        (json!({"sidecar": {}}), "no name of a template"),
+        (json!({"a": {"kind": "Pod"}}), "templates.a.kind: a template has metadata"),
+        (json!({"a": {"spec": []}}), "templates.a.spec: is no mapping"),
+        (json!({"a": {"metadata": {"name": "x"}}}), "templates.a.metadata.name"),
+        (json!({"a": {"metadata": {"labels": {"b": 1}}}}), "templates.a.metadata.labels.b: 1 is no text"),
+        (json!({"a": {"metadata": {"annotations": {"outrigger.io/status": "x"}}}}), "is not a template's"),
+        (
+            json!({"a": {"spec": {"containers": [{"image": "x"}]}}}),
+            "templates.a.spec.containers[0]: needs its name",
+        ),
+        (json!({"a": {"spec": {"initContainers": [{"name": "outrigger-init"}]}}}), "has a privilege"),
+        (json!({"a": {"spec": {"volumes": [{"name": "x", "$patch": "delete"}]}}}), "[0].$patch: directives"),
+        (json!({"a": {"spec": {"hostname": "x".repeat(65 << 10)}}}), "are more than 65536"),
+    ] {
+        let settings = InjectSettings { templates: serde_json::from_value(template).unwrap(), ..settings() };
+        let error = settings.validate().unwrap_err().to_string();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    let settings = InjectSettings { default_templates: vec!["x".into()], ..settings() };
+    assert!(settings.validate().unwrap_err().to_string().contains("no template \"x\""));
+    let error = refused(&with_annotations(&["outrigger.io/templates=sidecar,x"]));
+    assert!(error.contains("outrigger.io/templates") && error.contains("sidecar (templates"), "{error}");
+    // A Pod that is none where a template is laid.
+    let mut pod = with_annotations(&["outrigger.io/templates=vault"]);
+    pod["spec"]["containers"][0]["env"] = "x".into();
+    let namespace = Namespace::enabled("shop", None);
+    let error = in_namespace(&pod, &namespace, &with(vault())).unwrap_err().to_string();
+    assert!(error.contains("spec.containers.app.env is no list"), "{error}");
+}
