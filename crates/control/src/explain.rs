@@ -453,6 +453,9 @@ fn unmet(route: &CompiledRoute, why: &Mismatch<'_>) -> String {
         Mismatch::Query(name) => {
             matches.query.iter().find(|query| query.name == *name).map(ToString::to_string)
         }
+        Mismatch::Cookie(name) => {
+            matches.cookies.iter().find(|cookie| cookie.name == *name).map(ToString::to_string)
+        }
     };
     wanted.map_or_else(|| why.to_string(), |wanted| format!("it does not hold that {wanted}"))
 }

@@ -43,6 +43,8 @@ pub enum Pattern {
     Regex(String),
     /// Anything, as long as there is a value.
     Present,
+    /// A whole number from the first up to, and without, the second; only of headers.
+    Range(i64, i64),
 }
 
 impl StringMatch {
@@ -66,6 +68,11 @@ impl StringMatch {
         Self { pattern: Pattern::Regex(pattern.into()), ignore_case: false }
     }
 
+    /// A whole number from `start` up to, and without, `end`.
+    pub fn range(start: i64, end: i64) -> Self {
+        Self { pattern: Pattern::Range(start, end), ignore_case: false }
+    }
+
     /// Any value.
     pub fn present() -> Self {
         Self { pattern: Pattern::Present, ignore_case: false }
@@ -77,7 +84,7 @@ impl StringMatch {
             Pattern::Present => true,
             Pattern::Prefix(text) | Pattern::Suffix(text) | Pattern::Contains(text) => text.is_empty(),
             Pattern::Regex(pattern) => matches!(pattern.as_str(), ".*" | "^.*$" | "(.*)"),
-            Pattern::Exact(_) => false,
+            Pattern::Exact(_) | Pattern::Range(..) => false,
         }
     }
 
@@ -97,6 +104,7 @@ impl StringMatch {
                 Pattern::Contains(s) => Kind::Contains(fold(s)),
                 Pattern::Regex(s) => Kind::Regex(whole_text_regex(s)?),
                 Pattern::Present => Kind::Present,
+                Pattern::Range(start, end) => Kind::Range(*start..*end),
             },
         })
     }
@@ -148,6 +156,7 @@ enum Kind {
     Contains(Box<str>),
     Regex(Regex),
     Present,
+    Range(std::ops::Range<i64>),
 }
 
 impl Matcher {
@@ -164,6 +173,10 @@ impl Matcher {
             }
             Kind::Regex(regex) => std::str::from_utf8(text).is_ok_and(|text| regex.is_match(text)),
             Kind::Present => true,
+            Kind::Range(range) => {
+                let text = std::str::from_utf8(text.trim_ascii());
+                text.is_ok_and(|text| text.parse().is_ok_and(|number| range.contains(&number)))
+            }
         }
     }
 
@@ -196,6 +209,18 @@ mod tests {
     fn a_regular_expression_matches_the_whole_text() {
         assert!(run(Pattern::Regex("a|b".into()), false, "b"));
         assert!(!run(Pattern::Regex("a|b".into()), false, "bc"));
+    }
+
+    #[test]
+    fn a_range_takes_whole_numbers_from_its_start_up_to_its_end() {
+        let range = |text: &str| run(Pattern::Range(-3, 10), false, text);
+        for inside in ["-3", "0", "9", "+9", "007", " 5 "] {
+            assert!(range(inside), "{inside:?}");
+        }
+        for outside in ["-4", "10", "", "5.0", "5x", "0x5", "1,2", "99999999999999999999"] {
+            assert!(!range(outside), "{outside:?}");
+        }
+        assert!(!run(Pattern::Range(5, 5), false, "5"), "nothing is in an empty range");
     }
 
     #[test]

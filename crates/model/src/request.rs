@@ -72,6 +72,20 @@ pub trait RequestView {
     }
 }
 
+/// The first cookie of that name (RFC 6265, section 5.4), without the quotes that some clients send.
+pub fn cookie<'a, R: RequestView>(request: &'a R, name: &str) -> Option<&'a [u8]> {
+    request.header("cookie").find_map(|line| cookie_of(line, name))
+}
+
+/// The same of one line of the field.
+pub fn cookie_of<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    line.split(|b| *b == b';').find_map(|pair| {
+        let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        Some(bare.unwrap_or(value))
+    })
+}
+
 /// What is known of a connection when it is authorized.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionView<'a> {

@@ -94,6 +94,9 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
     /// On query parameters.
     pub query: Vec<QueryMatch>,
+    /// On cookies.
+    #[serde(default)]
+    pub cookies: Vec<CookieMatch>,
 }
 
 impl RouteMatch {
@@ -122,6 +125,17 @@ impl Default for PathMatch {
     fn default() -> Self {
         Self::Prefix("/".into())
     }
+}
+
+/// On a cookie: of several of one name the first counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CookieMatch {
+    /// Its name, in this case.
+    pub name: String,
+    /// On its value, without the quotes that it may be in.
+    pub value: StringMatch,
+    /// The result is negated; an absent cookie then matches.
+    pub invert: bool,
 }
 
 /// On a query parameter.

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use crate::matcher::{HeaderMatch, Pattern, StringMatch};
 use crate::policy::{ClaimMatch, ClaimValue, Permission, Principal};
-use crate::route::{PathMatch, QueryMatch, RouteMatch};
+use crate::route::{CookieMatch, PathMatch, QueryMatch, RouteMatch};
 
 impl Display for StringMatch {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -15,6 +15,7 @@ impl Display for StringMatch {
             Pattern::Contains(text) => write!(f, "contains {text:?}")?,
             Pattern::Regex(pattern) => return write!(f, "matches {pattern:?}"),
             Pattern::Present => return f.write_str("is there"),
+            Pattern::Range(start, end) => return write!(f, "is a number from {start} to below {end}"),
         }
         if self.ignore_case { f.write_str(" in any case") } else { Ok(()) }
     }
@@ -56,11 +57,19 @@ impl Display for QueryMatch {
     }
 }
 
+impl Display for CookieMatch {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let not = if self.invert { "not: " } else { "" };
+        write!(f, "{not}the cookie {} {}", self.name, self.value)
+    }
+}
+
 impl Display for RouteMatch {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let path = self.path.to_string();
         let conditions = self.headers.iter().map(HeaderMatch::to_string);
-        let conditions: Vec<_> = conditions.chain(self.query.iter().map(QueryMatch::to_string)).collect();
+        let conditions = conditions.chain(self.query.iter().map(QueryMatch::to_string));
+        let conditions: Vec<_> = conditions.chain(self.cookies.iter().map(CookieMatch::to_string)).collect();
         match (path.as_str(), conditions.is_empty()) {
             ("any path", true) => f.write_str("every request"),
             ("any path", false) => f.write_str(&conditions.join(" and ")),

@@ -68,6 +68,47 @@ const QUERIES: &[&str] = &[
     "GET /?&q=v&",
 ];
 
+const NUMBERS: &[&str] = &[
+    "GET /",
+    "GET /\nx-a: 1",
+    "GET /\nx-a: 9",
+    "GET /\nx-a: 10",
+    "GET /\nx-a: 0",
+    "GET /\nx-a: -5",
+    "GET /\nx-a: +5",
+    "GET /\nx-a: 05",
+    "GET /\nx-a: 5.0",
+    "GET /\nx-a: 5x",
+    "GET /\nx-a: 0x5",
+    "GET /\nx-a:",
+    "GET /\nx-a: 5, 6",
+    "GET /\nx-a: 5\nx-a: 60",
+    "GET /\nx-a: 99999999999999999999",
+];
+
+const COOKIES: &[&str] = &[
+    "GET /",
+    "GET /\nCookie: c=v",
+    "GET /\nCookie: c=V",
+    "GET /\nCookie: C=v",
+    "GET /\nCookie: a=b; c=v",
+    "GET /\nCookie: a=b;c=v;d=e",
+    "GET /\nCookie: c=\"v\"",
+    "GET /\nCookie: c=\"v",
+    "GET /\nCookie: c=",
+    "GET /\nCookie: c",
+    "GET /\nCookie: c; a=b",
+    "GET /\nCookie: c=w; c=v",
+    "GET /\nCookie: c=v; c=w",
+    "GET /\nCookie: c=w\nCookie: c=v",
+    "GET /\nCookie: a=b\nCookie: c=v",
+    "GET /\nCookie: c =v",
+    "GET /\nCookie: c= v",
+    "GET /\nCookie: c=v ; a=b",
+    "GET /\nCookie: cc=v",
+    "GET /\nCookie: c=v=w",
+];
+
 const HOSTS: &[&str] = &[
     "GET /\nHost: one.example",
     "GET /\nHost: ONE.example",
@@ -185,6 +226,42 @@ fn queries() -> Vec<Group> {
     ]
 }
 
+/// A number within bounds in a field.
+fn numbers() -> Vec<Group> {
+    let range = |name: &str, start: i64, end: i64, more: Value| {
+        let mut header = more;
+        header["name"] = "x-a".into();
+        header["range_match"] = json!({ "start": start, "end": end });
+        matched(name, json!({ "prefix": "/", "headers": [header] }), NUMBERS)
+    };
+    vec![
+        range("range", 1, 10, json!({})),
+        range("range-below", -5, 1, json!({})),
+        range("range-not", 1, 10, json!({ "invert_match": true })),
+        range(
+            "range-missing-not",
+            1,
+            10,
+            json!({ "invert_match": true, "treat_missing_header_as_empty": true }),
+        ),
+        range("range-of-none", 5, 5, json!({})),
+    ]
+}
+
+fn cookies() -> Vec<Group> {
+    let cookie = |name: &str, text: Value, invert: bool| {
+        let cookie = json!({ "name": "c", "string_match": text, "invert_match": invert });
+        matched(name, json!({ "prefix": "/", "cookies": [cookie] }), COOKIES)
+    };
+    vec![
+        cookie("cookie-exact", json!({ "exact": "v" }), false),
+        cookie("cookie-exact-not", json!({ "exact": "v" }), true),
+        cookie("cookie-prefix", json!({ "prefix": "v" }), false),
+        cookie("cookie-regex", json!({ "safe_regex": { "regex": ".*" } }), false),
+        cookie("cookie-folded", json!({ "exact": "V", "ignore_case": true }), false),
+    ]
+}
+
 fn hosts() -> Vec<Group> {
     let host = |name: &str, domains: &[&str]| {
         let route = says(json!({ "prefix": "/" }), name);
@@ -222,5 +299,8 @@ fn clusters() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [paths(), headers(), pseudo(), queries(), hosts(), clusters()].into_iter().flatten().collect()
+    [paths(), headers(), numbers(), pseudo(), queries(), cookies(), hosts(), clusters()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

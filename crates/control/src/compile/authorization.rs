@@ -188,7 +188,8 @@ fn by_principal(value: &StringMatch) -> Principal {
         Pattern::Suffix(t) => Pattern::Suffix(t.clone()),
         Pattern::Contains(t) => Pattern::Contains(t.clone()),
         Pattern::Regex(t) => Pattern::Regex(format!("spiffe://(?:{t})")),
-        Pattern::Present => return Principal::Authenticated(None),
+        // No dialect has a range but of headers.
+        Pattern::Present | Pattern::Range(..) => return Principal::Authenticated(None),
     };
     Principal::Authenticated(Some(StringMatch { pattern, ignore_case: false }))
 }
@@ -200,7 +201,7 @@ fn by_namespace(value: &StringMatch) -> Principal {
         Pattern::Suffix(t) => format!("[^/]*{}", escape(t)),
         Pattern::Contains(t) => format!("[^/]*{}[^/]*", escape(t)),
         Pattern::Regex(t) => format!("(?:{t})"),
-        Pattern::Present => "[^/]+".into(),
+        Pattern::Present | Pattern::Range(..) => "[^/]+".into(),
     };
     identity(format!("spiffe://[^/]+/ns/{namespace}/sa/.+"))
 }

@@ -16,6 +16,7 @@ use outrigger_xds::ClientKind;
 use super::lens::Lens;
 use super::names::Outbound;
 
+mod cookies;
 mod re2;
 
 /// What a client does not enforce of a rule.
@@ -75,6 +76,8 @@ fn routes(config: &mut RouteConfig, lens: &Lens<'_>) -> Vec<Gap> {
     for host in &mut config.virtual_hosts {
         host.routes.retain_mut(|route| {
             let mut left_out = Vec::new();
+            let cookies = std::mem::take(&mut route.matches.cookies);
+            route.matches.headers.extend(cookies.into_iter().map(cookies::as_header));
             match lens.kind() {
                 ClientKind::Grpc => grpc_route(route, &mut left_out),
                 _ => envoy_route(route, &mut left_out),

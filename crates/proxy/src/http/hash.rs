@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use outrigger_model::request::cookie;
 use outrigger_model::route::HashOn;
 use smallvec::SmallVec;
 use xxhash_rust::xxh64::xxh64;
@@ -29,7 +30,7 @@ pub fn of(on: &[HashOn], head: &RequestHead, source: SocketAddr) -> Hashed {
             HashOn::Query(name) => query(head.path(), name).map(|value| xxh64(value.as_bytes(), 0)),
             HashOn::SourceAddress => Some(balance::hash_of_ip(source.ip())),
             HashOn::Cookie { name, path, ttl } => match (cookie(head, name), ttl) {
-                (Some(value), _) => Some(xxh64(&value, 0)),
+                (Some(value), _) => Some(xxh64(value, 0)),
                 (None, Some(ttl)) => {
                     let value = format!("{:016x}", fastrand::u64(..));
                     found.cookie = Some(set_cookie(name, &value, path.as_deref(), *ttl, &[]));
@@ -66,17 +67,6 @@ fn query<'p>(path: &'p str, name: &str) -> Option<&'p str> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .find(|(key, _)| *key == name)
         .map(|p| p.1)
-}
-
-/// The first cookie of that name (RFC 6265, section 5.4), without the quotes that some clients send.
-pub fn cookie(head: &RequestHead, name: &str) -> Option<Vec<u8>> {
-    head.headers("cookie").find_map(|line| {
-        line.split(|b| *b == b';').find_map(|pair| {
-            let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-            let bare = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-            Some(bare.to_vec())
-        })
-    })
 }
 
 /// A life time of zero is the browser's session.

@@ -13,7 +13,9 @@ use super::attempt::{Plan, Tried};
 use super::conn::RequestConfig;
 use super::context::{Affinity, Extras, RequestCtx};
 use super::filter::ResponseEdit;
-use super::hash::{cookie, set_cookie};
+use outrigger_model::request::cookie;
+
+use super::hash::set_cookie;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::endpoint::EndpointState;
 
@@ -28,7 +30,7 @@ pub fn look(ctx: &mut RequestCtx<'_>, session: &Session) {
         return;
     }
     let token = match &session.by {
-        SessionBy::Cookie { name, .. } => cookie(&ctx.head, name).and_then(|text| session.read(&text, now())),
+        SessionBy::Cookie { name, .. } => cookie(&ctx.head, name).and_then(|text| session.read(text, now())),
         SessionBy::Header { name } => ctx.head.first(name).and_then(|text| session.read(text, now())),
     };
     ctx.extras().affinity = Affinity { token, is_on: true };

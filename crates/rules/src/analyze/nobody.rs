@@ -110,7 +110,7 @@ fn matches(wanted: &StringMatch, text: &str) -> bool {
         Pattern::Prefix(prefix) => text.starts_with(prefix.as_str()),
         Pattern::Suffix(suffix) => text.ends_with(suffix.as_str()),
         Pattern::Contains(part) => text.contains(part.as_str()),
-        Pattern::Regex(_) | Pattern::Present => true,
+        Pattern::Regex(_) | Pattern::Present | Pattern::Range(..) => true,
     }
 }
 
@@ -121,6 +121,7 @@ fn written(wanted: &StringMatch) -> String {
         Pattern::Suffix(text) => format!("*{text}"),
         Pattern::Contains(text) => format!("*{text}*"),
         Pattern::Present => "*".to_owned(),
+        Pattern::Range(start, end) => format!("{start}..{end}"),
     }
 }
 

@@ -34,9 +34,11 @@ pub(super) fn impossible(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                 let wanted = match &path.pattern {
                     Pattern::Exact(path) => Wanted::Exact(path),
                     Pattern::Prefix(path) => Wanted::Prefix(path),
-                    Pattern::Suffix(_) | Pattern::Contains(_) | Pattern::Regex(_) | Pattern::Present => {
-                        continue;
-                    }
+                    Pattern::Suffix(_)
+                    | Pattern::Contains(_)
+                    | Pattern::Regex(_)
+                    | Pattern::Present
+                    | Pattern::Range(..) => continue,
                 };
                 findings
                     .extend(wanted.flaw(mode).map(|flaw| tell(&policy.origin, &rule.place, wanted, flaw)));

@@ -6,7 +6,9 @@ use outrigger_model::cluster::{LONGEST_METRIC, MOST_METRICS};
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
 use outrigger_model::route::text::Edited;
-use outrigger_model::route::{HeaderEdits, HeaderText, PathMatch, QueryMatch, RetryOn, RouteMatch, Written};
+use outrigger_model::route::{
+    CookieMatch, HeaderEdits, HeaderText, PathMatch, QueryMatch, RetryOn, RouteMatch, Written,
+};
 
 use crate::finding::{closest, code, quote};
 use crate::intent::{HttpRoute, Visibility};
@@ -15,6 +17,9 @@ use crate::yaml::Value;
 
 const ISTIO_MATCH: Table = Table::new("a string match", &["exact", "prefix", "regex"]);
 const NATIVE_MATCH: Table = Table::new("a string match", &["exact", "prefix", "suffix", "regex", "present"]);
+
+const NUMBERS: Table = Table::new("a match of a number", &["range"]);
+const RANGE: Table = Table::new("a range", &["start", "end"]);
 
 /// The most items that lists may have, because their products are kept.
 pub(super) fn bounded(reader: &mut Reader<'_>, fields: &Fields<'_>, most: &[(&'static str, usize)]) {
@@ -137,9 +142,49 @@ pub(super) fn header_matches(
             continue;
         }
         let name = reader.header_name(&item, &key.text);
-        let value = named_value(reader, item, spelling);
+        let value = match number_range(reader, &item, spelling) {
+            Some(range) => range,
+            None => named_value(reader, item, spelling),
+        };
         if let (Some(name), Some(value)) = (name, value) {
             matches.push(HeaderMatch { name, value, invert });
+        }
+    }
+    matches
+}
+
+/// Natively a header may be a number within bounds; nothing where that is not what is written.
+fn number_range(reader: &mut Reader<'_>, at: &At<'_>, spelling: Spelling) -> Option<Option<StringMatch>> {
+    let Value::Map(entries) = &at.node.value else { return None };
+    if spelling != Spelling::Native || !entries.iter().any(|(key, _)| key.text == "range") {
+        return None;
+    }
+    let Some(at) = reader.fields(at, &NUMBERS).and_then(|fields| fields.get("range")) else {
+        return Some(None);
+    };
+    let Some(bounds) = reader.fields(&at, &RANGE) else { return Some(None) };
+    let start = reader.integer(bounds.get("start"));
+    let end = reader.integer(bounds.get("end"));
+    for name in RANGE.known.iter().filter(|name| !bounds.has(name)) {
+        reader.error(&at, format!("{} needs {name}", at.path));
+    }
+    let (Some(start), Some(end)) = (start, end) else { return Some(None) };
+    if start >= end {
+        let message = format!("{}: no number is from {start} to below {end}: end must be greater", at.path);
+        reader.error(&at, message);
+        return Some(None);
+    }
+    Some(Some(StringMatch::range(start, end)))
+}
+
+/// Conditions on cookies.
+pub(super) fn cookie_matches(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Vec<CookieMatch> {
+    let mut matches = Vec::new();
+    for (key, item) in reader.entries(at) {
+        if !is_header_name(&key.text) {
+            reader.error(&item, format!("{} is not the name of a cookie", quote(&key.text)));
+        } else if let Some(value) = named_value(reader, item, Spelling::Native) {
+            matches.push(CookieMatch { name: key.text.clone(), value, invert: false });
         }
     }
     matches
@@ -330,6 +375,7 @@ pub(super) struct RequestMatch {
     pub(super) authority: Option<StringMatch>,
     pub(super) headers: Vec<HeaderMatch>,
     pub(super) query: Vec<QueryMatch>,
+    pub(super) cookies: Vec<CookieMatch>,
 }
 
 impl RequestMatch {
@@ -339,7 +385,7 @@ impl RequestMatch {
             self.method.as_ref().is_some_and(|method| method.pattern == Pattern::Exact("CONNECT".into()));
         let path = match self.uri.map(|uri| uri.pattern) {
             None if connect => PathMatch::Connect,
-            None | Some(Pattern::Present) => PathMatch::default(),
+            None | Some(Pattern::Present | Pattern::Range(..)) => PathMatch::default(),
             Some(Pattern::Exact(path)) => PathMatch::Exact(path),
             Some(Pattern::Prefix(path)) => PathMatch::Prefix(path),
             Some(Pattern::Regex(path)) => PathMatch::Regex(path),
@@ -353,7 +399,7 @@ impl RequestMatch {
             Some(HeaderMatch { name: name.to_owned(), value: value?, invert: false })
         });
         let headers = pseudo.chain(self.headers).collect();
-        RouteMatch { path, ignore_case: self.ignore_case, headers, query: self.query }
+        RouteMatch { path, ignore_case: self.ignore_case, headers, query: self.query, cookies: self.cookies }
     }
 }
 

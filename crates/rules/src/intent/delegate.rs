@@ -156,6 +156,7 @@ fn both(outer: &HttpMatch, inner: &HttpMatch) -> Option<HttpMatch> {
         ignore_case,
         headers: [outer.request.headers.as_slice(), &inner.request.headers].concat(),
         query: [outer.request.query.as_slice(), &inner.request.query].concat(),
+        cookies: [outer.request.cookies.as_slice(), &inner.request.cookies].concat(),
     };
     let mut source_labels = outer.source_labels.clone();
     source_labels.extend(inner.source_labels.clone());

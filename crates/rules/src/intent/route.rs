@@ -203,6 +203,7 @@ impl HttpMatch {
         let mut headers = self.request.headers.iter();
         path && headers.all(|h| always.contains(&h.name.as_str()) && h.value.is_any())
             && self.request.query.is_empty()
+            && self.request.cookies.is_empty()
             && self.port.is_none()
             && self.source_labels.is_empty()
             && self.source_namespace.is_none()

@@ -63,6 +63,19 @@ impl Reader<'_> {
         found
     }
 
+    /// A whole number, be it below 0.
+    pub(crate) fn integer(&mut self, at: Option<At<'_>>) -> Option<i64> {
+        let at = at?;
+        let found = match &at.node.value {
+            Value::Number(text) | Value::Text(text) => text.parse().ok(),
+            _ => None,
+        };
+        if found.is_none() {
+            self.error(&at, format!("{} must be a whole number of 64 bits, not {}", at.path, at.node.value));
+        }
+        found
+    }
+
     pub(crate) fn port(&mut self, at: Option<At<'_>>) -> Option<u16> {
         self.number(at, 1..=65535).and_then(|port| u16::try_from(port).ok())
     }

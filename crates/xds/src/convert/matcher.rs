@@ -1,19 +1,22 @@
 //! Text, header, query and path matchers. Regular expressions are compiled for validation only.
 
 use outrigger_model::matcher::{Pattern, StringMatch, whole_text_regex};
-use outrigger_model::route::{HeaderMatch, QueryMatch};
+use outrigger_model::route::{CookieMatch, HeaderMatch, QueryMatch};
 
 use super::flaw::{Decoded, Flaw, Under, flaw};
 use super::left_out;
 use crate::kind::ClientKind;
 use crate::wire::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use crate::wire::route::{
-    HeaderMatcher, QueryParameterMatcher, header_matcher::HeaderMatchSpecifier as H,
+    CookieMatcher, HeaderMatcher, QueryParameterMatcher, header_matcher::HeaderMatchSpecifier as H,
     query_parameter_matcher::QueryParameterMatchSpecifier as Q,
 };
+use crate::wire::scalar::Int64Range;
 
 /// How "any value" is spelt where the wire has no "is present": it matches every text.
 const ANYTHING: &str = "(?s).*";
+/// What no text matches: only headers have numbers.
+const NOTHING: &str = "[^\\s\\S]";
 
 pub(super) fn encode_regex(pattern: &str) -> RegexMatcher {
     RegexMatcher { regex: pattern.to_owned(), ..Default::default() }
@@ -41,6 +44,7 @@ pub(super) fn encode(text: &StringMatch) -> StringMatcher {
         Pattern::Prefix(_) | Pattern::Suffix(_) | Pattern::Contains(_) | Pattern::Present => {
             MatchPattern::SafeRegex(encode_regex(ANYTHING))
         }
+        Pattern::Range(..) => MatchPattern::SafeRegex(encode_regex(NOTHING)),
     };
     let folds = !matches!(pattern, MatchPattern::SafeRegex(_));
     StringMatcher { ignore_case: text.ignore_case && folds, match_pattern: Some(pattern) }
@@ -80,10 +84,10 @@ pub(super) fn encode_header(header: &HeaderMatch, kind: ClientKind) -> HeaderMat
         invert_match: header.invert,
         // Without it an absent header never matches in Envoy, negated or not.
         treat_missing_header_as_empty: header.invert && !present,
-        header_match_specifier: Some(if present {
-            H::PresentMatch(true)
-        } else {
-            H::StringMatch(text(&header.value))
+        header_match_specifier: Some(match header.value.pattern {
+            Pattern::Present => H::PresentMatch(true),
+            Pattern::Range(start, end) => H::RangeMatch(Int64Range { start, end }),
+            _ => H::StringMatch(text(&header.value)),
         }),
     }
 }
@@ -129,7 +133,7 @@ pub(super) fn decode_header(wire: &HeaderMatcher) -> Decoded<Vec<HeaderMatch>> {
         Some(H::SafeRegexMatch(r)) => {
             (simple(Pattern::Regex(decode_regex(r).under("safe_regex_match")?)), wire.invert_match)
         }
-        Some(H::RangeMatch(_)) => return flaw("range_match", "is not supported"),
+        Some(H::RangeMatch(range)) => (simple(Pattern::Range(range.start, range.end)), wire.invert_match),
     };
     let name = wire.name.to_ascii_lowercase();
     let is_presence = value.pattern == Pattern::Present;
@@ -165,6 +169,23 @@ pub(super) fn decode_query(wire: &QueryParameterMatcher) -> Decoded<QueryMatch> 
         Some(Q::StringMatch(s)) => decode(s).under("string_match")?,
     };
     Ok(QueryMatch { name: wire.name.clone(), value })
+}
+
+pub(super) fn encode_cookie(cookie: &CookieMatch) -> CookieMatcher {
+    CookieMatcher {
+        name: cookie.name.clone(),
+        string_match: Some(encode(&cookie.value)),
+        invert_match: cookie.invert,
+    }
+}
+
+pub(super) fn decode_cookie(wire: &CookieMatcher) -> Decoded<CookieMatch> {
+    if wire.name.is_empty() {
+        return flaw("name", "must not be empty");
+    }
+    let Some(value) = &wire.string_match else { return flaw("string_match", "is required") };
+    let value = decode(value).under("string_match")?;
+    Ok(CookieMatch { name: wire.name.clone(), value, invert: wire.invert_match })
 }
 
 /// Escapes what RE2 reads as syntax.

@@ -118,6 +118,7 @@ pub(super) fn encode_match(matches: &RouteMatch, kind: ClientKind) -> route::Rou
         case_sensitive: if matches.ignore_case { boolean(false) } else { None },
         headers: matches.headers.iter().map(|h| matcher::encode_header(h, kind)).collect(),
         query_parameters: matches.query.iter().map(matcher::encode_query).collect(),
+        cookies: matches.cookies.iter().map(matcher::encode_cookie).collect(),
         path_specifier: Some(match &matches.path {
             PathMatch::Exact(s) => PathSpecifier::Path(s.clone()),
             PathMatch::Prefix(s) => PathSpecifier::Prefix(s.clone()),
@@ -288,7 +289,6 @@ pub(super) fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
     // Leaving out a condition would take requests that are not meant.
     for (field, given) in [
         ("runtime_fraction", wire.runtime_fraction.is_some()),
-        ("cookies", !wire.cookies.is_empty()),
         ("grpc", wire.grpc.is_some()),
         ("tls_context", wire.tls_context.is_some()),
         ("dynamic_metadata", !wire.dynamic_metadata.is_empty()),
@@ -325,6 +325,7 @@ pub(super) fn decode_match(wire: &route::RouteMatch) -> Decoded<RouteMatch> {
         ignore_case: wire.case_sensitive.is_some_and(|v| !v.value),
         headers: each(&wire.headers, "headers", matcher::decode_header)?.into_iter().flatten().collect(),
         query: each(&wire.query_parameters, "query_parameters", matcher::decode_query)?,
+        cookies: each(&wire.cookies, "cookies", matcher::decode_cookie)?,
     })
 }
 

@@ -37,7 +37,7 @@ pub(super) fn principal(value: &StringMatch) -> Principal {
             any.extend(splits(end).map(|(iss, sub)| both(StringMatch::suffix(iss), StringMatch::exact(sub))));
         }
         // No dialect has others.
-        Pattern::Contains(_) | Pattern::Regex(_) | Pattern::Present => {
+        Pattern::Contains(_) | Pattern::Regex(_) | Pattern::Present | Pattern::Range(..) => {
             any.push(both(StringMatch::present(), StringMatch::present()))
         }
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::matcher::{Pattern, StringMatch};
-use crate::route::{HeaderMatch, QueryMatch, Rewrite, RouteUpgrade, VirtualHost};
+use crate::route::{CookieMatch, HeaderMatch, QueryMatch, Rewrite, RouteMatch, RouteUpgrade, VirtualHost};
 
 struct Request {
     method: &'static str,
@@ -337,6 +337,52 @@ fn the_dot_of_a_full_name_does_not_count() {
         assert_eq!(name(dots), "rest");
     });
     many.unwrap().join().unwrap();
+}
+
+#[test]
+fn a_cookie_is_told_by_its_name_and_the_first_of_a_name_counts() {
+    let takes = |value: StringMatch, invert: bool, lines: &[&'static str]| {
+        let cookies = vec![CookieMatch { name: "user".into(), value, invert }];
+        let table =
+            table(vec![host("h", &["*"], vec![route("r", RouteMatch { cookies, ..RouteMatch::any() })])]);
+        let mut request = get("a", "/");
+        request.headers = lines.iter().map(|line| ("cookie", *line)).collect();
+        let why = table.explain(&request);
+        let rejected = why.rejected.first().map(|(_, why)| why.to_string());
+        assert_eq!(rejected.is_some(), table.find(&request).is_none());
+        assert!(rejected.is_none_or(|why| why == "the cookie user does not match"));
+        table.find(&request).is_some()
+    };
+    let ann = || StringMatch::exact("ann");
+    for lines in
+        [&["user=ann"][..], &["a=b; user=ann;c"], &["a=b", "user=\"ann\"; user=bob"], &["a;user=ann"]]
+    {
+        assert!(takes(ann(), false, lines), "{lines:?}");
+        assert!(!takes(ann(), true, lines), "{lines:?}");
+        assert!(takes(StringMatch::present(), false, lines), "{lines:?}");
+    }
+    for lines in [&[][..], &["user=bob; user=ann"], &["User=ann"], &["xuser=ann"], &["user =ann"], &["user"]]
+    {
+        assert!(!takes(ann(), false, lines), "{lines:?}");
+        assert!(takes(ann(), true, lines), "{lines:?}");
+    }
+    assert!(takes(StringMatch::exact(""), false, &["user="]));
+    assert!(takes(StringMatch::prefix("a=b"), false, &["user=a=b=c"]));
+}
+
+#[test]
+fn a_header_is_told_by_a_number_in_it() {
+    let takes = |invert: bool, lines: &[&'static str]| {
+        let header = HeaderMatch { name: "x-n".into(), value: StringMatch::range(1, 10), invert };
+        let matches = RouteMatch { headers: vec![header], ..RouteMatch::any() };
+        let table = table(vec![host("h", &["*"], vec![route("r", matches)])]);
+        let mut request = get("a", "/");
+        request.headers = lines.iter().map(|line| ("x-n", *line)).collect();
+        table.find(&request).is_some()
+    };
+    assert!(takes(false, &["1"]) && takes(false, &["9"]) && takes(false, &["x", "5"]));
+    assert!(!takes(false, &["10"]) && !takes(false, &["0"]) && !takes(false, &[]) && !takes(false, &["5,6"]));
+    assert!(takes(true, &[]) && takes(true, &["10"]) && !takes(true, &["5"]));
 }
 
 #[test]

@@ -23,7 +23,7 @@ const LIMIT_OF_ROUTE: Table = Table::new(
 const WORDS: [(&str, By); 3] = [("caller", By::Caller), ("address", By::Address), ("path", By::Path)];
 const BY: Table = Table::new("what counts are kept for", &["header"]);
 const MATCH: Table =
-    Table::new("a match", &["path", "method", "authority", "headers", "withoutHeaders", "query"]);
+    Table::new("a match", &["path", "method", "authority", "headers", "withoutHeaders", "query", "cookies"]);
 
 /// All limits of a page: those that instances keep, and those that a service keeps.
 #[derive(Default)]

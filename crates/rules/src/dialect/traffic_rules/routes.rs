@@ -56,6 +56,7 @@ const MATCH: Table = Table::new(
         "headers",
         "withoutHeaders",
         "query",
+        "cookies",
         "port",
         "sourceLabels",
         "sourceNamespace",

@@ -186,8 +186,16 @@ fn http_match(reader: &mut Reader<'_>, at: &At<'_>, rule: &Rule<'_>) -> Option<H
         reader.warn(code::NO_EFFECT, &at, message);
     }
     let query = query_matches(reader, fields.get("queryParams"), Spelling::Istio);
-    let request =
-        RequestMatch { uri, ignore_case: ignore_uri_case, scheme, method, authority, headers, query };
+    let request = RequestMatch {
+        uri,
+        ignore_case: ignore_uri_case,
+        scheme,
+        method,
+        authority,
+        headers,
+        query,
+        ..RequestMatch::default()
+    };
     let read = HttpMatch {
         name: reader.text(fields.get("name")),
         request: request.build(),

@@ -200,8 +200,20 @@ fn route_match() -> impl Strategy<Value = RouteMatch> {
         Just(PathMatch::Connect),
     ];
     let query = (token(), string_match()).prop_map(|(name, value)| QueryMatch { name, value });
-    (path, any::<bool>(), vec(header_match(), 0..3), vec(query, 0..2))
-        .prop_map(|(path, ignore_case, headers, query)| RouteMatch { path, ignore_case, headers, query })
+    let cookie = (token(), string_match(), any::<bool>()).prop_map(|(name, value, invert)| CookieMatch {
+        name,
+        value,
+        invert,
+    });
+    (path, any::<bool>(), vec(header_match(), 0..3), vec(query, 0..2), vec(cookie, 0..2)).prop_map(
+        |(path, ignore_case, headers, query, cookies)| RouteMatch {
+            path,
+            ignore_case,
+            headers,
+            query,
+            cookies,
+        },
+    )
 }
 
 fn route() -> impl Strategy<Value = Route> {

@@ -96,14 +96,11 @@ fn broken_routes_are_refused_at_the_field() {
             "virtual_hosts[0].routes[0].match.headers[0].name" => |c| {
                 first_match(c).headers.push(Default::default())
             },
-            "virtual_hosts[0].routes[0].match.headers[0].range_match" => |c| {
-                first_match(c).headers.push(wire::route::HeaderMatcher {
-                    name: "x".into(),
-                    header_match_specifier: Some(
-                        wire::route::header_matcher::HeaderMatchSpecifier::RangeMatch(scalar::Int64Range::default()),
-                    ),
-                    ..Default::default()
-                })
+            "virtual_hosts[0].routes[0].match.cookies[0].name" => |c| {
+                first_match(c).cookies.push(Default::default())
+            },
+            "virtual_hosts[0].routes[0].match.cookies[0].string_match" => |c| {
+                first_match(c).cookies.push(wire::route::CookieMatcher { name: "x".into(), ..Default::default() })
             },
             "virtual_hosts[0].routes[0].match.query_parameters[0].name" => |c| {
                 first_match(c).query_parameters.push(Default::default())
