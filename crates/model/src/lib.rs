@@ -18,6 +18,7 @@ mod invalid;
 mod kind;
 pub mod listener;
 pub mod load_report;
+pub mod local_limit;
 pub mod matcher;
 pub mod names;
 mod origin;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::concurrency::AdaptiveConcurrency;
 use crate::ext_authz::ExtAuthz;
 use crate::global_limit::GlobalLimits;
+use crate::local_limit::LocalLimits;
 use crate::origin::Origin;
 use crate::path::PathNormalization;
 use crate::policy::Rbac;
@@ -215,6 +216,8 @@ pub enum HttpFilter {
     RateLimit(Vec<RateLimit>),
     /// `envoy.filters.http.adaptive_concurrency`.
     Concurrency(Box<AdaptiveConcurrency>),
+    /// `envoy.filters.http.local_ratelimit`.
+    LocalLimit(Box<LocalLimits>),
     /// A service is asked how many requests pass.
     GlobalLimit(Box<GlobalLimits>),
     /// `envoy.filters.http.jwt_authn`.

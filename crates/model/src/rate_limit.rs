@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::local_limit::Bucket;
 use crate::origin::Origin;
 use crate::route::RouteMatch;
 
@@ -58,6 +59,21 @@ pub enum By {
     Path,
     /// The values of this header, in lower case. Requests without it share a count.
     Header(String),
+}
+
+impl From<&Bucket> for RateLimit {
+    /// Of all requests, as one count.
+    fn from(bucket: &Bucket) -> Self {
+        Self {
+            name: bucket.name.clone(),
+            matches: RouteMatch::any(),
+            by: Vec::new(),
+            requests: bucket.tokens,
+            per: bucket.per,
+            algorithm: Algorithm::TokenBucket { burst: bucket.most },
+            origin: None,
+        }
+    }
 }
 
 impl RateLimit {

@@ -76,9 +76,12 @@ impl HttpFilter {
     /// The cluster that it asks.
     fn cluster(&self) -> Option<&str> {
         match self {
-            Self::Rbac(_) | Self::Fault(_) | Self::RateLimit(_) | Self::Concurrency(_) | Self::Tokens(_) => {
-                None
-            }
+            Self::Rbac(_)
+            | Self::Fault(_)
+            | Self::RateLimit(_)
+            | Self::LocalLimit(_)
+            | Self::Concurrency(_)
+            | Self::Tokens(_) => None,
             Self::ExtAuthz(authz) => Some(&authz.cluster),
             Self::GlobalLimit(limits) => Some(&limits.cluster),
         }
@@ -152,7 +155,7 @@ fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
                     all.extend(tokens.providers.values().filter_map(|provider| provider.origin.as_ref()))
                 }
                 HttpFilter::Concurrency(limit) => all.extend(&limit.origin),
-                HttpFilter::Fault(_) => {}
+                HttpFilter::Fault(_) | HttpFilter::LocalLimit(_) => {}
             }
         }
         if let RouteSource::Inline(routes) = &http.routes {

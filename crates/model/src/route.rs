@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Part;
 use crate::ext_authz::RouteAuthz;
+use crate::local_limit::LocalLimit;
 pub use crate::matcher::HeaderMatch;
 use crate::matcher::StringMatch;
 use crate::origin::Origin;
@@ -75,6 +76,9 @@ pub struct Route {
     /// What it wants of filters that ask, by their names.
     #[serde(default)]
     pub authz: BTreeMap<String, RouteAuthz>,
+    /// Its limits instead of those of filters of these names.
+    #[serde(default)]
+    pub local_limits: BTreeMap<String, LocalLimit>,
     /// Edits of the request before it is forwarded.
     pub request_headers: HeaderEdits,
     /// Edits of the response.

@@ -128,6 +128,13 @@ pub enum FailureKind {
         /// A service says so.
         global: bool,
     },
+    /// Another control plane's limit has no room.
+    LocalLimited {
+        /// What is answered.
+        status: u16,
+        /// To calls of gRPC: RESOURCE_EXHAUSTED.
+        exhausted: bool,
+    },
     /// As many requests are under way as latency allows.
     ConcurrencyLimit {
         /// So many.
@@ -216,7 +223,7 @@ impl FailureKind {
             Self::DownstreamClosed => "DC",
             Self::FaultAbort(_) => "FI",
             Self::AuthzUnavailable(_) => "UAEX",
-            Self::RateLimited { .. } => "RL",
+            Self::RateLimited { .. } | Self::LocalLimited { .. } => "RL",
             Self::LimiterUnavailable(_) => "RLSE",
             Self::IdleTimeout(_) => "SI",
             Self::Overload => "OM",
@@ -244,6 +251,7 @@ impl FailureKind {
             | Self::UpstreamDuration(status)
             | Self::SessionLost(status)
             | Self::ConcurrencyLimit { status, .. }
+            | Self::LocalLimited { status, .. }
             | Self::IdleTimeout(status) => *status,
             Self::FaultAbort(status) => status.answered(false),
             Self::RateLimited { .. } => 429,
@@ -262,7 +270,7 @@ impl FailureKind {
         if let Self::FaultAbort(FaultStatus::Grpc(status)) = self {
             return *status;
         }
-        if let Self::RateLimited { .. } = self {
+        if let Self::RateLimited { .. } | Self::LocalLimited { exhausted: true, .. } = self {
             // RESOURCE_EXHAUSTED: clients take UNAVAILABLE for leave to try again at once.
             return 8;
         }
@@ -322,7 +330,7 @@ impl FailureKind {
             Self::AuthzUnavailable(_) => "ext_authz_error",
             Self::BadToken(_) => "bad_token",
             Self::LimiterUnavailable(_) => "rate_limit_error",
-            Self::RateLimited { .. } => "rate_limited",
+            Self::RateLimited { .. } | Self::LocalLimited { .. } => "rate_limited",
             Self::ConcurrencyLimit { .. } => "concurrency_limit",
             Self::PlainText => "mtls_required",
             Self::IdleTimeout(_) => "idle_timeout",

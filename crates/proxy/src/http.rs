@@ -40,3 +40,4 @@ pub mod upgrade;
 pub mod watch;
 pub mod window;
 pub mod wire;
+pub mod written;

@@ -245,6 +245,7 @@ pub(crate) fn details_of(kind: &FailureKind) -> &'static str {
         FailureKind::FaultAbort(_) => "fault_filter_abort",
         FailureKind::AuthzUnavailable(_) => "ext_authz_error",
         FailureKind::RateLimited { global, .. } => respond::limited_by(*global),
+        FailureKind::LocalLimited { .. } => respond::limited_by(false),
         FailureKind::LimiterUnavailable(_) => "rate_limiter_error",
         FailureKind::ConcurrencyLimit { .. } => "reached_concurrency_limit",
         FailureKind::UpstreamTimeout => "response_timeout",

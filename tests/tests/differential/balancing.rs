@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::case::{Case, Group, Step, cluster, to};
+use super::case::{Case, Group, Step, cluster, to, typed};
 
 const FIVE: &[&str] = &["a", "b", "c", "d", "e"];
 
@@ -177,6 +177,64 @@ fn rates() -> Vec<Group> {
     ]
 }
 
+/// Limits of routes and virtual hosts, at a listener whose own is not enabled.
+fn places() -> Vec<Group> {
+    const KIND: &str = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    let percent =
+        |percent: u32| json!({ "default_value": { "numerator": percent, "denominator": "HUNDRED" } });
+    let header = |name: &str| json!([{ "header": { "key": name, "value": "yes" } }]);
+    let limit = |tokens: u32, more: Value| {
+        let mut limit = json!({ "stat_prefix": "limit", "filter_enabled": percent(100), "filter_enforced": percent(100),
+            "token_bucket": { "max_tokens": tokens, "tokens_per_fill": tokens, "fill_interval": "3600s" } });
+        limit.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        json!({ "the-limit": typed(KIND, limit) })
+    };
+    let route = |prefix: &str, config: Value| {
+        let mut route = to(json!({ "prefix": prefix }), "a", json!({}));
+        route["typed_per_filter_config"] = config;
+        route
+    };
+    let off =
+        json!({ "the-limit": typed("envoy.config.route.v3.FilterConfig", json!({ "disabled": true })) });
+    let rpc = "POST /\ncontent-type: application/grpc\n\nx";
+    let place = |name: &str, more: Value, requests: &[&str]| {
+        Group::new(name, json!([route("/", limit(1, more))]))
+            .at(3)
+            .in_order()
+            .case(Case::new("calls", requests.iter().map(|request| (*request).to_owned())))
+    };
+    let host = json!({
+        "routes": [route("/own", limit(1, json!({}))), route("/off", off), route("/a", json!({})), route("/b", json!({}))],
+        "typed_per_filter_config": limit(2, json!({})),
+    });
+    let says = json!([{ "match": { "prefix": "/" }, "direct_response": { "status": 200 },
+                        "typed_per_filter_config": limit(1, json!({})) }]);
+    vec![
+        Group::host("limit-of-host", host).at(3).in_order().case(Case::new(
+            "calls",
+            [
+                "GET /a", "GET /own", "GET /b", "GET /a", "GET /b", "GET /own", "GET /off", "GET /off",
+                "GET /off",
+            ],
+        )),
+        place("limit-status", json!({ "status": { "code": 503 } }), &["GET /", "GET /", "HEAD /", rpc]),
+        place("limit-status-200", json!({ "status": { "code": 200 } }), &["GET /", "GET /"]),
+        place("limit-rpc", json!({ "rate_limited_as_resource_exhausted": true }), &[rpc, rpc, "GET /"]),
+        place(
+            "limit-headers",
+            json!({ "response_headers_to_add": header("x-limited") }),
+            &["GET /", "GET /", rpc],
+        ),
+        place(
+            "limit-counts-only",
+            json!({ "filter_enforced": percent(0), "request_headers_to_add_when_not_enforced": header("x-over") }),
+            &["GET /", "GET /", "POST /\n\nhello"],
+        ),
+        place("limit-unsaid", json!({ "filter_enabled": percent(0) }), &["GET /", "GET /", "GET /"]),
+        Group::new("limit-direct", says).at(3).in_order().case(Case::new("calls", ["GET /", "GET /"])),
+    ]
+}
+
 /// Of requests to listeners with adaptive concurrency.
 fn gradients() -> Vec<Group> {
     let group = |name: &str, listener| {
@@ -248,5 +306,8 @@ fn subsets() -> Vec<Group> {
 }
 
 pub fn groups() -> Vec<Group> {
-    [hashing(), ejection(), limits(), rates(), gradients(), subsets()].into_iter().flatten().collect()
+    [hashing(), ejection(), limits(), rates(), places(), gradients(), subsets()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

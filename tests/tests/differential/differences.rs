@@ -23,7 +23,6 @@ const DIFFERENCES: &[(&str, &[&str])] = &[
     ("gRPC statuses of faults for others", &["abort-grpc-5: *", "abort-grpc-14: *"]),
     ("Which limit a refusal is for", &["max-requests-*: *"]),
     ("No request may wait", &["max-pending-0: *"]),
-    ("What a client over a rate limit is told", &["rate-of-3: *", "rate-of-1: *"]),
     ("Instructions to proxies in requests", &["asked-*: *"]),
     ("A wait that is longer than the time that is left", &["wait-too-long: *"]),
     ("Tokens of sessions that say no end", &["session-timed: GET /a | cookie: *"]),

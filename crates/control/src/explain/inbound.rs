@@ -298,7 +298,8 @@ fn filtered(filters: &[&HttpFilter], connection: &ConnectionView<'_>, request: &
             }
             HttpFilter::Concurrency(limit) => limits.push(words::concurrency(limit)),
             // Those were looked at before.
-            HttpFilter::Fault(_) | HttpFilter::Tokens(_) => {}
+            // No rule of ours makes a local limit of that kind.
+            HttpFilter::Fault(_) | HttpFilter::Tokens(_) | HttpFilter::LocalLimit(_) => {}
         }
     }
     let mut own = by_policies(&decided, connection, Some(request));

@@ -67,6 +67,7 @@ fn judges_requests(info: &ConnInfo) -> bool {
                 Filter::Rbac(_)
                 | Filter::ExtAuthz(_)
                 | Filter::RateLimit(_)
+                | Filter::LocalLimit(_)
                 | Filter::GlobalLimit(_)
                 | Filter::Concurrency(_)
                 | Filter::Tokens(_) => true,

@@ -16,6 +16,7 @@ use super::watch;
 use crate::failure::{Failure, FailureKind, Stage};
 
 mod authorize;
+mod bucket;
 mod limit;
 mod tokens;
 pub mod tunnel;
@@ -61,6 +62,7 @@ pub async fn run<'v>(
             verdict => {
                 let again = match filter {
                     Filter::Tokens(tokens) => tokens::look(ctx, tokens)?,
+                    Filter::LocalLimit(limits) => bucket::look(ctx, limits, found.route).map(|()| false)?,
                     _ => Box::pin(settle(ctx, view, filter, verdict, &found.route.config)).await?,
                 };
                 if again {

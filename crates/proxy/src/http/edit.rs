@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::path::PathNormalization;
 use outrigger_model::route::edits::Write;
@@ -14,10 +13,10 @@ use crate::http::attempt::{Live, Plan, decimal};
 use crate::http::authority::{bad, put, replace};
 use crate::http::context::RequestCtx;
 use crate::http::facts::{self, About};
-use crate::http::filter::ResponseEdit;
 use crate::http::h1::{EditError, MAX_HEAD};
 use crate::http::head::{RequestHead, ResponseHead, scheme_of};
 use crate::http::respond::{ERROR_HEADER, ORIGINAL_PATH};
+use crate::http::written;
 
 /// The headers that only our own components may set.
 const OWN_PREFIX: &str = "x-outrigger-";
@@ -108,7 +107,7 @@ pub fn request(
     for edits in [&weighted.request_headers, &route.config.request_headers] {
         // Nearly always.
         if !edits.is_empty() {
-            apply_request(ctx, route, edits).map_err(bad)?;
+            written::apply_request(ctx, route, edits).map_err(bad)?;
         }
     }
     let head = &mut ctx.head;
@@ -143,45 +142,6 @@ fn authority(
     }
     let Some(new) = route.authority(rewrite, head).map(Cow::into_owned) else { return Ok(()) };
     replace(head, rewrite, &new)
-}
-
-/// Names of configuration are in lower case.
-fn is_authority(name: &str) -> bool {
-    matches!(name, ":authority" | "host")
-}
-
-fn apply_request(
-    ctx: &mut RequestCtx<'_>,
-    route: &CompiledRoute,
-    edits: &HeaderEdits,
-) -> Result<(), EditError> {
-    let head = &mut ctx.head;
-    for name in &edits.remove {
-        head.remove(name);
-    }
-    let writes = edits.writes(|name| head.has(name));
-    if edits.has_commands() {
-        let said = facts::said(writes, &About::request(ctx, route).with(None));
-        for (write, value) in said {
-            write_request(&mut ctx.head, write, &value)?;
-        }
-        return Ok(());
-    }
-    for write in writes {
-        write_request(head, write, write.pair().1.plain().unwrap_or_default().as_bytes())?;
-    }
-    Ok(())
-}
-
-fn write_request(head: &mut RequestHead, write: Write<'_>, value: &[u8]) -> Result<(), EditError> {
-    match write {
-        // There is one, so that adding it is setting it; it has no commands.
-        Write::Set(name, text) | Write::Add(name, text) if is_authority(name) => {
-            head.set_authority(text.plain().unwrap_or_default())
-        }
-        Write::Set(name, _) => head.set(name, value),
-        Write::Add(name, _) => head.append(name, value),
-    }
 }
 
 fn apply_response(head: &mut ResponseHead, edits: &HeaderEdits, about: &About<'_, '_>) {
@@ -232,25 +192,7 @@ pub fn failed(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, forward: &Forward
     let share = forward.clusters.iter().find(|share| picked.is_none_or(|name| *name == *share.cluster));
     let share = share.filter(|_| picked.is_some() || forward.clusters.len() == 1);
     let all = share.map(|share| &share.response_headers).into_iter().chain([&route.config.response_headers]);
-    for edits in all.filter(|edits| !edits.is_empty()) {
-        let lists = [
-            (&edits.set, How::Set),
-            (&edits.set_if_present, How::IfPresent),
-            (&edits.add_if_absent, How::IfAbsent),
-            (&edits.add, How::Append),
-        ];
-        let about = About::failure(ctx, route, failure);
-        let known = about.with(None);
-        let written = lists
-            .into_iter()
-            .flat_map(|(list, how)| list.iter().map(move |(name, value)| (name, value, how)));
-        let written = written.filter_map(|(name, value, how)| {
-            let value = value.value(&known)?.into_owned();
-            Some(ResponseEdit { name: name.clone().into(), value, how })
-        });
-        let written: Vec<_> = written.collect();
-        ctx.extras().response.extend(written);
-    }
+    all.for_each(|edits| written::refused(ctx, route, edits, failure));
 }
 
 /// Edits of the response.

@@ -9,6 +9,7 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
+use outrigger_model::route::table::RouteTable;
 use outrigger_model::token::{Proven, WithTokens};
 
 use super::head::RequestHead;
@@ -21,6 +22,7 @@ pub mod cors;
 pub mod ext_authz;
 pub mod fault;
 pub mod global_limit;
+pub mod local_limit;
 pub mod rate_limit;
 pub mod rbac;
 pub mod tokens;
@@ -50,6 +52,8 @@ pub enum Filter {
     ExtAuthz(Box<ext_authz::ExtAuthz>),
     /// How many requests pass.
     RateLimit(rate_limit::Limits),
+    /// The same, as other control planes have it.
+    LocalLimit(Box<local_limit::Limits>),
     /// The same, by a service that is asked.
     GlobalLimit(Box<global_limit::GlobalLimits>),
     /// How many are under way, as latency allows.
@@ -58,11 +62,11 @@ pub enum Filter {
     Tokens(Box<tokens::Tokens>),
 }
 
-/// Compiles a filter. `rates` has the counts of limits; `place` is its listener, chain and number.
+/// Compiles a filter. `rates` has the counts of limits; `place` is its listener, chain and number; `routes` may have their own word.
 ///
 /// # Errors
 /// The field that cannot be taken, and why.
-pub fn build(config: &HttpFilter, rates: &Rates, place: &str) -> Result<Filter, Flaw> {
+pub fn build(config: &HttpFilter, rates: &Rates, place: &str, routes: &RouteTable) -> Result<Filter, Flaw> {
     Ok(match config {
         HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
         HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
@@ -73,6 +77,9 @@ pub fn build(config: &HttpFilter, rates: &Rates, place: &str) -> Result<Filter, 
         }
         HttpFilter::Concurrency(config) => {
             Filter::Concurrency(concurrency::Limit(rates.controllers.of(config, place)))
+        }
+        HttpFilter::LocalLimit(limits) => {
+            Filter::LocalLimit(Box::new(local_limit::Limits::build(limits, routes, rates)))
         }
         HttpFilter::RateLimit(limits) => Filter::RateLimit(rate_limit::Limits::build(limits, rates)?),
     })
@@ -106,7 +113,7 @@ pub enum Verdict {
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
     Fail(Failure),
-    /// Somebody must be asked first, or its tokens be looked at.
+    /// Somebody must be asked first, or its tokens be looked at, or its route.
     Ask,
 }
 
@@ -116,7 +123,7 @@ impl Filter {
         match self {
             Self::Rbac(rbac) => rbac.on_request(input),
             Self::ExtAuthz(authz) if authz.concerns(input) => Verdict::Ask,
-            Self::Tokens(_) => Verdict::Ask,
+            Self::Tokens(_) | Self::LocalLimit(_) => Verdict::Ask,
             Self::ExtAuthz(_) => Verdict::Continue,
             Self::RateLimit(limits) => limits.on_request(input),
             Self::Concurrency(limit) => limit.on_request(),

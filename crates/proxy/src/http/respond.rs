@@ -285,6 +285,7 @@ fn text_of(failure: &Failure, trusted: bool) -> Cow<'static, str> {
     match &failure.kind {
         FailureKind::Denied => "RBAC: access denied".into(),
         FailureKind::RateLimited { global, .. } => limited_by(*global).into(),
+        FailureKind::LocalLimited { .. } => limited_by(false).into(),
         FailureKind::ConcurrencyLimit { .. } => "reached concurrency limit".into(),
         FailureKind::NoEndpoints
         | FailureKind::NoHealthyUpstream

@@ -24,11 +24,7 @@ pub fn write_limits(snapshot: &Snapshot, page: &mut Page) {
                 controllers.push(controller);
             }
         }
-        let limits = http.filters.iter().filter_map(|filter| match filter {
-            Filter::RateLimit(limits) => Some(limits),
-            _ => None,
-        });
-        for counts in limits.flat_map(|limits| limits.counts()) {
+        for counts in http.filters.iter().flat_map(counts) {
             // The chains of a listener, and its listeners, share them.
             if seen.iter().any(|known| Arc::ptr_eq(known, counts)) {
                 continue;
@@ -78,6 +74,14 @@ fn write_controller(controller: &Controller, page: &mut Page) {
         ),
     ] {
         page.gauge(name, help).sample(&labels, value);
+    }
+}
+
+fn counts(filter: &Filter) -> Vec<&Arc<Counts>> {
+    match filter {
+        Filter::RateLimit(limits) => limits.counts().collect(),
+        Filter::LocalLimit(limits) => limits.counts().collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -356,7 +356,7 @@ fn compile_http(
     for (i, filter) in config.filters.iter().enumerate() {
         let field = format!("http_filters[{i}]");
         let place = format!("{place} {field}");
-        filters.push(filter::build(filter, rates, &place).under(field)?);
+        filters.push(filter::build(filter, rates, &place, &table).under(field)?);
     }
     let mut named = Clusters::default();
     for name in used.clusters().chain(config.clusters()) {

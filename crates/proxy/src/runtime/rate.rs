@@ -119,11 +119,24 @@ impl Counts {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Counts a request.
+    /// Counts a request, and that it is refused where there is no room.
     ///
     /// # Errors
     /// There is no room for it; it is not counted.
     pub fn take(&self, now: Instant, key: Key) -> Result<(), Refused> {
+        self.ask(now, key).inspect_err(|_| self.count_refused())
+    }
+
+    /// For metrics.
+    pub fn count_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// There is no room for it; it is not counted.
+    pub fn ask(&self, now: Instant, key: Key) -> Result<(), Refused> {
         let now = self.nanos(now);
         let (limit, per) = (self.limit.requests, self.limit.per);
         let taken = match &self.kind {
@@ -136,10 +149,7 @@ impl Counts {
             }),
             Kind::Windows(table) => table.with(key.0, |window| window.take(now, limit, per)),
         };
-        taken.map_err(|wait| {
-            self.refused.fetch_add(1, Relaxed);
-            Refused { wait: Duration::from_nanos(wait) }
-        })
+        taken.map_err(|wait| Refused { wait: Duration::from_nanos(wait) })
     }
 
     /// Takes back what was just counted: another limit had no room.

@@ -51,6 +51,7 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
             HttpFilter::ExtAuthz(authz) => authz.only.as_ref().map(policy::origins),
             HttpFilter::Fault(_)
             | HttpFilter::RateLimit(_)
+            | HttpFilter::LocalLimit(_)
             | HttpFilter::GlobalLimit(_)
             | HttpFilter::Concurrency(_)
             | HttpFilter::Tokens(_) => None,

@@ -119,6 +119,9 @@ fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilt
                 HttpFilter::Concurrency(limit) => {
                     all.push(filter(CONCURRENCY, any(&concurrency::encode(limit))));
                 }
+                HttpFilter::LocalLimit(limits) => {
+                    all.push(filter(&limits.name, local_limit::encode(&limits.own, kind)));
+                }
                 HttpFilter::RateLimit(limits) => {
                     all.push(filter(rate_limit::RATE_LIMIT, rate_limit::encode(limits)))
                 }
@@ -226,13 +229,23 @@ fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Traci
 }
 
 /// A filter that neither other filters nor rules of ours have to do with; nothing where it is none of these.
-fn decode_alone(config: &Any, scope: &str) -> Option<Decoded<Option<HttpFilter>>> {
+fn decode_alone(
+    config: &Any,
+    filter: &hcm::HttpFilter,
+    stat_prefix: &str,
+) -> Option<Decoded<Option<HttpFilter>>> {
+    if is::<LocalRateLimit>(config) {
+        let scope = format!("{stat_prefix}|{}", filter.name);
+        let limits = local_limit::of_listener(config, &filter.name, &scope, filter.disabled);
+        return Some(limits.map(|limits| Some(HttpFilter::LocalLimit(Box::new(limits)))));
+    }
+    if filter.disabled {
+        return None;
+    }
     Some(if global_limit::is(config) {
         global_limit::decode(config).map(|limits| Some(HttpFilter::GlobalLimit(Box::new(limits))))
     } else if rate_limit::is(config) {
         rate_limit::decode(config).map(|limits| Some(HttpFilter::RateLimit(limits)))
-    } else if is::<LocalRateLimit>(config) {
-        local_limit::decode(config, scope)
     } else if is::<HttpFault>(config) {
         let fault = unpack(config).and_then(|fault: HttpFault| retry::decode_fault(&fault));
         fault.map(|fault| Some(HttpFilter::Fault(fault)))
@@ -259,8 +272,7 @@ fn decode_filters(
             Some(ConfigType::TypedConfig(config)) => Some(config),
             _ => None,
         };
-        let scope = format!("{stat_prefix}|{}", filter.name);
-        let alone = config.filter(|_| !filter.disabled).and_then(|config| decode_alone(config, &scope));
+        let alone = config.and_then(|config| decode_alone(config, filter, stat_prefix));
         if let Some(decoded) = alone {
             filters.extend(decoded.under(format_args!("{field}.typed_config"))?);
             continue;

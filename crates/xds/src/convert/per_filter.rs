@@ -2,16 +2,20 @@
 //! narrower one holds. What decides access is never passed over: it acts, or refuses the resource.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 
 use outrigger_model::ext_authz::{CheckSettings, RouteAuthz, RouteBody};
+use outrigger_model::local_limit::LocalLimit;
 use outrigger_model::route::Fault;
 
 use super::flaw::{Decoded, Under, flaw};
-use super::{cors, ext_authz, extension, left_out, retry, session};
+use super::{cors, ext_authz, extension, left_out, local_limit, retry, session};
+use crate::kind::ClientKind;
 use crate::wire::any;
 use crate::wire::http_authz::{self, ExtAuthzPerRoute, ext_authz_per_route::Override};
 use crate::wire::http_cors::CorsPolicy;
 use crate::wire::http_fault::HttpFault;
+use crate::wire::http_local_limit::LocalRateLimit;
 use crate::wire::http_session::StatefulSessionPerRoute;
 use crate::wire::protobuf::Any;
 use crate::wire::route::FilterConfig;
@@ -24,12 +28,15 @@ pub(super) struct PerFilter {
     pub(super) session: session::Said,
     /// By the filter's name.
     authz: BTreeMap<String, RouteAuthz>,
+    /// By the filter's name.
+    limits: BTreeMap<String, LocalLimit>,
 }
 
-pub(super) fn decode(wire: &HashMap<String, Any>) -> Decoded<PerFilter> {
+/// `place` tells what counts there from what counts elsewhere.
+pub(super) fn decode(wire: &HashMap<String, Any>, place: &dyn Display) -> Decoded<PerFilter> {
     let mut found = PerFilter::default();
     for (name, config) in wire {
-        found.take(name, config).under(format_args!("typed_per_filter_config[{name}]"))?;
+        found.take(name, config, place).under(format_args!("typed_per_filter_config[{name}]"))?;
     }
     Ok(found)
 }
@@ -57,9 +64,9 @@ pub(super) fn refuse_access(wire: &HashMap<String, Any>) -> Decoded<()> {
 }
 
 impl PerFilter {
-    fn take(&mut self, name: &str, config: &Any) -> Decoded<()> {
+    fn take(&mut self, name: &str, config: &Any, place: &dyn Display) -> Decoded<()> {
         if extension::is::<FilterConfig>(config) {
-            return self.take_wrapped(name, &extension::unpack(config)?);
+            return self.take_wrapped(name, &extension::unpack(config)?, place);
         }
         if extension::is::<HttpFault>(config) {
             self.fault = Some(retry::decode_fault(&extension::unpack(config)?)?);
@@ -67,6 +74,9 @@ impl PerFilter {
             self.cors = cors::Said::Policy(Box::new(extension::unpack(config)?));
         } else if extension::is::<StatefulSessionPerRoute>(config) {
             self.session = session::decode(config)?;
+        } else if extension::is::<LocalRateLimit>(config) {
+            let limit = local_limit::of_place(config, &format_args!("{place}|{name}"))?;
+            self.limits.insert(name.to_owned(), limit);
         } else if extension::is::<ExtAuthzPerRoute>(config) {
             self.authz.insert(name.to_owned(), decode_authz(&extension::unpack(config)?)?);
         } else if extension::decides_access(&config.type_url) {
@@ -78,13 +88,13 @@ impl PerFilter {
     }
 
     /// A configuration with a word on whether the filter acts at all.
-    fn take_wrapped(&mut self, name: &str, wrapper: &FilterConfig) -> Decoded<()> {
+    fn take_wrapped(&mut self, name: &str, wrapper: &FilterConfig, place: &dyn Display) -> Decoded<()> {
         if !wrapper.disabled {
             return match &wrapper.config {
                 Some(config) if extension::is::<FilterConfig>(config) => {
                     flaw("config", "is one of its own kind")
                 }
-                Some(config) => self.take(name, config).under("config"),
+                Some(config) => self.take(name, config, place).under("config"),
                 // A filter that is there acts: disabled ones that decide access are refused.
                 None => {
                     left_out("a filter that is enabled for one route only");
@@ -98,6 +108,8 @@ impl PerFilter {
             self.authz.insert(name.to_owned(), RouteAuthz::Off);
         } else if extension::decides_access(meant) {
             return flaw("disabled", "authorization for one route only is not supported");
+        } else if meant.contains("local_ratelimit") {
+            self.limits.insert(name.to_owned(), LocalLimit::off());
         } else if meant.contains("fault") {
             self.fault = Some(Fault::default());
         } else if meant.contains("stateful_session") {
@@ -105,9 +117,17 @@ impl PerFilter {
         } else if meant.contains("cors") {
             self.cors = cors::Said::Off;
         } else {
+            // Filters have any names: if it is a limit, it is off.
+            self.limits.insert(name.to_owned(), LocalLimit::off());
             left_out("an unknown filter that is disabled for one route only");
         }
         Ok(())
+    }
+
+    /// What limits by its name each filter has here, within wider places, the widest first.
+    pub(super) fn limits_within(&self, wider: &[&Self]) -> BTreeMap<String, LocalLimit> {
+        let places = wider.iter().copied().chain([self]);
+        places.flat_map(|place| &place.limits).map(|(name, limit)| (name.clone(), limit.clone())).collect()
     }
 
     /// What a filter that asks is told by this place within others, the widest first. The narrowest says how; what the service is
@@ -172,6 +192,13 @@ fn decode_authz(wire: &ExtAuthzPerRoute) -> Decoded<RouteAuthz> {
     decoded().under("check_settings")
 }
 
+pub(super) fn encode_limit(limit: &LocalLimit, kind: ClientKind) -> Any {
+    match limit.bucket {
+        Some(_) => local_limit::encode(limit, kind),
+        None => any(&FilterConfig { disabled: true, ..Default::default() }),
+    }
+}
+
 pub(super) fn encode_authz(authz: &RouteAuthz) -> Any {
     let said = match authz {
         RouteAuthz::Off => Override::Disabled(true),
@@ -196,7 +223,7 @@ mod tests {
     const NAME: &str = "envoy.filters.http.ext_authz";
 
     fn place(name: &str, config: Any) -> Decoded<PerFilter> {
-        decode(&[(name.to_owned(), config)].into())
+        decode(&[(name.to_owned(), config)].into(), &"here")
     }
 
     fn wrapped(config: Option<Any>, disabled: bool) -> Any {
@@ -221,6 +248,35 @@ mod tests {
         assert_eq!(within(&host, &[&config]), RouteAuthz::Off);
         let other = place("another", encode_authz(&RouteAuthz::Off)).unwrap();
         assert_eq!(other.authz_within(&[&config]).len(), 2, "filters of other names are others");
+    }
+
+    #[test]
+    fn the_narrowest_limit_holds_and_each_place_has_a_bucket_of_its_own() {
+        const LIMIT: &str = "envoy.filters.http.local_ratelimit";
+        let limit = |tokens: u32| {
+            any(&LocalRateLimit {
+                token_bucket: Some(crate::wire::scalar::TokenBucket {
+                    max_tokens: tokens,
+                    fill_interval: Some(crate::wire::duration(std::time::Duration::from_secs(1))),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+        };
+        let at = |place_name: &str, config: Any| {
+            decode(&[(LIMIT.to_owned(), config)].into(), &place_name).unwrap()
+        };
+        let (config, host) = (at("config", limit(1)), at("host", limit(1)));
+        let names = |place: &PerFilter, wider: &[&PerFilter]| {
+            place.limits_within(wider)[LIMIT].bucket.clone().map(|bucket| bucket.name)
+        };
+        assert_eq!(names(&host, &[&config]).as_deref(), Some("host|envoy.filters.http.local_ratelimit"));
+        assert_eq!(
+            names(&PerFilter::default(), &[&config]).as_deref(),
+            Some("config|envoy.filters.http.local_ratelimit")
+        );
+        let off = at("route", wrapped(None, true));
+        assert_eq!(names(&off, &[&config, &host]), None);
     }
 
     #[test]

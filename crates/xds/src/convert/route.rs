@@ -1,6 +1,8 @@
 //! Route configurations: virtual hosts, routes, matches, redirects, direct responses.
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use outrigger_model::route::{PathMatch, Redirect, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost};
 
@@ -71,11 +73,14 @@ fn encode_route(route: &Route, kind: ClientKind) -> route::Route {
     let session = session.map(|session| (extension::SESSION.to_owned(), session::encode(session)));
     let authz = route.authz.iter().filter(|_| known);
     let authz = authz.map(|(name, authz)| (name.clone(), per_filter::encode_authz(authz)));
+    let limits = route.local_limits.iter().filter(|_| known);
+    let limits = limits.map(|(name, limit)| (name.clone(), per_filter::encode_limit(limit, kind)));
+    let config = fault.into_iter().chain(cors).chain(session).chain(authz).chain(limits).collect();
     route::Route {
         name: route.name.clone(),
         r#match: Some(encode_match(&route.matches, kind)),
         metadata: metadata::ours(encode_ours(route, kind)),
-        typed_per_filter_config: fault.into_iter().chain(cors).chain(session).chain(authz).collect(),
+        typed_per_filter_config: config,
         request_headers_to_add,
         request_headers_to_remove,
         response_headers_to_add,
@@ -160,13 +165,14 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
     if wire.vhds.is_some() {
         return flaw("vhds", "is not supported");
     }
-    let above = per_filter::decode(&wire.typed_per_filter_config)?;
+    let above = per_filter::decode(&wire.typed_per_filter_config, &wire.name)?;
     let edits = Edits::decode(
         [&wire.request_headers_to_add, &wire.response_headers_to_add],
         [&wire.request_headers_to_remove, &wire.response_headers_to_remove],
     )?;
     let widest_first = wire.most_specific_header_mutations_wins;
-    let of_host = |host: &route::VirtualHost| decode_host(host, &above, &edits, widest_first);
+    let of_host =
+        |host: &route::VirtualHost| decode_host(host, [&wire.name, &host.name], &above, &edits, widest_first);
     let mut virtual_hosts = each(&wire.virtual_hosts, "virtual_hosts", of_host)?;
     let mirrors = mirror::decode(&wire.request_mirror_policies)?;
     mirror::inherit(virtual_hosts.iter_mut().flat_map(|host| &mut host.routes), &mirrors);
@@ -188,6 +194,7 @@ pub(super) fn decode(wire: &route::RouteConfiguration) -> Decoded<RouteConfig> {
 
 fn decode_host(
     wire: &route::VirtualHost,
+    [of, name]: [&str; 2],
     config: &PerFilter,
     edits: &Edits,
     widest_first: bool,
@@ -216,8 +223,12 @@ fn decode_host(
     if wire.domains.is_empty() {
         return flaw("domains", "must not be empty");
     }
-    let above = per_filter::decode(&wire.typed_per_filter_config)?;
-    let mut routes = each(&wire.routes, "routes", |route| decode_route(route, [config, &above]))?;
+    let above = per_filter::decode(&wire.typed_per_filter_config, &format_args!("{of}|{name}"))?;
+    let at = Cell::new(0);
+    let mut routes = each(&wire.routes, "routes", |route| {
+        let at = at.replace(at.get() + 1);
+        decode_route(route, [config, &above], &format_args!("{of}|{name}|{at}"))
+    })?;
     mirror::inherit(&mut routes, &mirror::decode(&wire.request_mirror_policies)?);
     let own = Edits::decode(
         [&wire.request_headers_to_add, &wire.response_headers_to_add],
@@ -246,7 +257,7 @@ fn decode_domain(domain: &str) -> Decoded<String> {
 }
 
 /// `above` are the route configuration and the virtual host.
-fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
+fn decode_route(wire: &route::Route, above: [&PerFilter; 2], place: &dyn Display) -> Decoded<Route> {
     note!(wire, tracing, per_request_buffer_limit_bytes, request_body_buffer_limit);
     let Some(matches) = &wire.r#match else { return flaw("match", "is required") };
     let action = match &wire.action {
@@ -263,7 +274,7 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
         Some(Action::NonForwardingAction(_)) => return flaw("non_forwarding_action", "is not supported"),
         None => return flaw("route", "one of route, redirect and direct_response is required"),
     };
-    let filters = per_filter::decode(&wire.typed_per_filter_config)?;
+    let filters = per_filter::decode(&wire.typed_per_filter_config, place)?;
     let cors = cors::decode(&[&filters.cors, &above[1].cors, &above[0].cors]);
     let session =
         [&filters.session, &above[1].session, &above[0].session].into_iter().find_map(|said| said.clone());
@@ -273,6 +284,7 @@ fn decode_route(wire: &route::Route, above: [&PerFilter; 2]) -> Decoded<Route> {
     }
     Ok(Route {
         authz: filters.authz_within(&above),
+        local_limits: filters.limits_within(&above),
         name: wire.name.clone(),
         matches: decode_match(matches).under("match")?,
         action,

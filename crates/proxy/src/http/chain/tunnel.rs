@@ -169,7 +169,11 @@ fn judge(
                 }
             }
             // They count requests or delay them, which a tunnel was once.
-            Filter::Fault(_) | Filter::RateLimit(_) | Filter::GlobalLimit(_) | Filter::Concurrency(_) => {}
+            Filter::Fault(_)
+            | Filter::RateLimit(_)
+            | Filter::LocalLimit(_)
+            | Filter::GlobalLimit(_)
+            | Filter::Concurrency(_) => {}
         }
     }
     Ok(())

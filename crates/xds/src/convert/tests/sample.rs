@@ -236,6 +236,8 @@ fn route() -> impl Strategy<Value = Route> {
             cors,
             session: session.map(Box::new),
             authz,
+            // How they are written and read: `local_limit.rs`.
+            local_limits: Default::default(),
             request_headers,
             response_headers,
             origin,
