@@ -1,6 +1,6 @@
 //! A control plane that sends rubbish: each sidecar says no by name, keeps what it has, and takes the next good word.
 
-use outrigger_tests::app::{echo, get};
+use outrigger_tests::app::{body, echo, get};
 use outrigger_tests::fake_control::{FakeControl, Line, resource, response};
 use outrigger_tests::mesh::{Mesh, Sidecar};
 use outrigger_tests::wait::eventually;
@@ -10,6 +10,7 @@ use crate::thin_thread::{STRICT, catalog, web};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const NAME: &str = "outbound|8080||catalog.shop.svc.cluster.local";
 
 /// A whole `Cluster`: its name, type ORIGINAL_DST, load balancing CLUSTER_PROVIDED.
@@ -27,6 +28,21 @@ fn named(name: &str) -> Vec<u8> {
 async fn serves(web: &Sidecar, after: &str) {
     let (status, text) = get(web.outbound[0], "/", "").await.unwrap();
     assert_eq!(status, 200, "after {after}: {text}");
+}
+
+/// Waits until the sidecar says so of the cluster's endpoints: whether what serves is what was said last, and whether anybody stands for
+/// it.
+async fn endpoint_set(web: &Sidecar, state: &str, confirmed: bool) {
+    eventually(&format!("the endpoint set is {state}, confirmed: {confirmed}"), || async {
+        let page: serde_json::Value =
+            serde_json::from_str(&body(&web.page("/clusters").await)).expect("JSON");
+        let set = &page[NAME]["endpointSet"];
+        let serves = set["serving"]["version"].is_string() && set["serving"]["seconds"].is_u64();
+        let newer = set["newer"]["version"].is_string() == (state != "current");
+        let said = set["unconfirmedSeconds"].is_null() == confirmed;
+        if set["state"] == state && serves && newer && said { Ok(()) } else { Err(set.to_string()) }
+    })
+    .await;
 }
 
 /// Says each thing, and looks at the sidecar's answer and at the traffic.
@@ -79,7 +95,15 @@ async fn rubbish_from_a_control_plane_is_refused_by_name_and_the_last_good_state
     if !line.node().await.contains("web-v1") {
         std::mem::swap(&mut line, &mut second);
     }
+    endpoint_set(&web, "current", true).await;
     rubbish(&mut line, &web).await;
+    let garbage = resource(NAME, ENDPOINTS, vec![0xff; 64]);
+    line.say(response("endpoints", ENDPOINTS, vec![garbage], &[])).await;
+    assert!(line.answer("endpoints").await.is_some_and(|no| no.contains(NAME)));
+    serves(&web, "malformed endpoints").await;
+    endpoint_set(&web, "refused", true).await;
+    let page = web.page("/stats/prometheus").await;
+    assert!(page.lines().any(|line| line == r#"outrigger_xds_stale{type="Endpoints"} 1"#), "{page}");
     // The same to the other side, whose inbound must stay STRICT and open to web.
     rubbish(&mut second, &web).await;
 
@@ -90,6 +114,7 @@ async fn rubbish_from_a_control_plane_is_refused_by_name_and_the_last_good_state
     drop(fake.line().await);
     serves(&web, "a broken stream").await;
     drop(fake);
+    endpoint_set(&web, "refused", false).await;
 
     // A restart in the meantime serves from what was good, not from what was said since.
     catalog.kill();
@@ -103,6 +128,7 @@ async fn rubbish_from_a_control_plane_is_refused_by_name_and_the_last_good_state
         if text.to_ascii_lowercase().contains("x-marked: yes") { Ok(()) } else { Err(text) }
     })
     .await;
+    endpoint_set(&web, "current", true).await;
 }
 
 const MARKED: &str = "apiVersion: networking.istio.io/v1

@@ -94,6 +94,9 @@ pub struct TypeStatus {
     pub nacked: u64,
     /// `SYNCED`, `STALE` (not acknowledged yet) or `NOT SENT`.
     pub state: String,
+    /// Seconds that a response of it waits for its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_seconds: Option<u64>,
 }
 
 /// A connected proxy.
@@ -164,7 +167,8 @@ struct TypeCount {
     resources: u64,
     acked: u64,
     nacked: u64,
-    in_flight: bool,
+    /// Since when a response waits for its answer.
+    in_flight: Option<SystemTime>,
 }
 
 /// All connected proxies.
@@ -265,7 +269,7 @@ impl Board {
             let count = entry.types.entry(kind).or_default();
             count.sent += 1;
             count.resources += resources as u64;
-            count.in_flight = true;
+            count.in_flight.get_or_insert_with(SystemTime::now);
             entry.sent = entry.sent.max(generation);
         });
     }
@@ -276,7 +280,7 @@ impl Board {
         self.change(stream, |entry| {
             let count = entry.types.entry(kind).or_default();
             count.acked += 1;
-            count.in_flight = false;
+            count.in_flight = None;
             entry.refused.retain(|(of, _), (refusal, ..)| *of != kind || !cured(refusal));
         });
     }
@@ -286,7 +290,7 @@ impl Board {
         self.change(stream, |entry| {
             let count = entry.types.entry(kind).or_default();
             count.nacked += 1;
-            count.in_flight = false;
+            count.in_flight = None;
             let name = cut(nack.name, LONGEST_NAME);
             let refusal = Refusal {
                 kind: format!("{kind:?}"),
@@ -316,7 +320,7 @@ impl Board {
             // An answer like any other, though it is what everything else is for.
             let count = entry.types.entry(ResourceKind::Barrier).or_default();
             count.acked += 1;
-            count.in_flight = false;
+            count.in_flight = None;
         });
     }
 
@@ -457,15 +461,13 @@ impl Entry {
         let generation = self.generation(marked);
         let state = |count: &TypeCount| match (count.sent, count.in_flight) {
             (0, _) => "NOT SENT",
-            (_, false) => "SYNCED",
-            (_, true) => "STALE",
+            (_, None) => "SYNCED",
+            (_, Some(_)) => "STALE",
         };
         let types = self.types.iter().map(|(kind, count)| {
-            let TypeCount { sent, resources, acked, nacked, .. } = *count;
-            (
-                format!("{kind:?}"),
-                TypeStatus { sent, resources, acked, nacked, state: state(count).to_owned() },
-            )
+            let TypeCount { sent, resources, acked, nacked, in_flight } = *count;
+            let (state, stale_seconds) = (state(count).to_owned(), in_flight.map(age));
+            (format!("{kind:?}"), TypeStatus { sent, resources, acked, nacked, state, stale_seconds })
         });
         ProxyStatus {
             node: self.client.node.clone(),

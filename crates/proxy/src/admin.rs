@@ -2,7 +2,7 @@
 //!
 //! Rows only; the server, the index and the rows that every process has are `telemetry`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use http::Method;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::app_health;
 use crate::app_metrics::{self, Application};
 use crate::config_feed::FeedStatus;
+use crate::config_feed::state::Subscription;
 use crate::process::Process;
 use crate::recent::Page;
 use crate::registration::Registrar;
@@ -72,12 +73,12 @@ impl Pages {
             .with(rows::metrics("/stats/prometheus", self.registry.clone()))
             .with(Row::get(
                 "/config_dump",
-                "resources in force with their versions, refusals, destinations",
+                "resources in force with their versions, how far each subscription is, refusals, destinations",
                 page(config_dump),
             ))
             .with(Row::get(
                 "/clusters",
-                "endpoints with health, load and ejections; limits and their use",
+                "endpoints with health, load and ejections, how old their set is; limits and their use",
                 page(clusters),
             ))
             .with(requests(self.process.clone()))
@@ -141,8 +142,10 @@ fn config_dump(pages: &Pages) -> Value {
     let feed = pages.feed.lock().clone();
     let snapshot = pages.process.snapshot.load();
     let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
-    for ((kind, name), version) in feed.versions {
-        versions.entry(kind).or_default().insert(name, version);
+    for one in &feed.subscriptions {
+        if let Some((version, _)) = &one.serving {
+            versions.entry(one.key.0).or_default().insert(one.key.1.clone(), version.clone());
+        }
     }
     let versions: BTreeMap<String, _> =
         versions.into_iter().map(|(kind, all)| (format!("{kind:?}"), all)).collect();
@@ -159,16 +162,40 @@ fn config_dump(pages: &Pages) -> Value {
     let hosts: BTreeMap<&str, _> =
         snapshot.hosts().map(|(name, known)| (name, known.answer.as_ref().map(|h| &h.addresses))).collect();
     json!({
-        "controlPlane": { "connected": feed.connected, "error": feed.disconnected },
+        "controlPlane": { "connected": feed.connected, "error": feed.disconnected,
+                          "unconfirmedSeconds": feed.unconfirmed().map(|time| time.as_secs()) },
         "generation": feed.generation,
         "snapshot": snapshot.generation,
         "fromDiskSince": feed.from_disk.map(seconds_since),
         "refused": feed.refused,
         "versions": versions,
+        "subscriptions": subscriptions(&feed),
         "destinations": destinations,
         "hosts": hosts,
         "listeners": listeners,
         "clusters": clusters,
+    })
+}
+
+/// By type: when it was last heard of, and how far each name of it is.
+fn subscriptions(feed: &FeedStatus) -> BTreeMap<String, Value> {
+    let mut types: BTreeMap<ResourceKind, BTreeMap<&str, Value>> = BTreeMap::new();
+    for one in &feed.subscriptions {
+        types.entry(one.key.0).or_default().insert(&one.key.1, standing(one));
+    }
+    let heard = |kind: ResourceKind| feed.heard.get(&kind).map(|at| at.elapsed().as_secs());
+    let shown =
+        |(kind, names)| (format!("{kind:?}"), json!({ "heardSecondsAgo": heard(kind), "names": names }));
+    types.into_iter().map(shown).collect()
+}
+
+/// How far a subscription is.
+fn standing(one: &Subscription) -> Value {
+    let told = |(version, came): &(String, std::time::Instant)| json!({ "version": version, "seconds": came.elapsed().as_secs() });
+    json!({
+        "state": one.freshness,
+        "serving": one.serving.as_ref().map(told),
+        "newer": one.newer.as_ref().map(told),
     })
 }
 
@@ -178,9 +205,20 @@ fn seconds_since(time: std::time::SystemTime) -> u64 {
 
 fn clusters(pages: &Pages) -> Value {
     let snapshot = pages.process.snapshot.load();
-    let all: BTreeMap<&str, Value> =
-        snapshot.clusters().map(|cluster| (&*cluster.name, describe(cluster, &pages.names))).collect();
-    json!(all)
+    let feed = pages.feed.lock().clone();
+    let sets = feed.subscriptions.iter().filter(|one| one.key.0 == ResourceKind::Endpoints);
+    let sets: HashMap<&str, &Subscription> = sets.map(|one| (one.key.1.as_str(), one)).collect();
+    let unconfirmed = feed.unconfirmed().map(|time| time.as_secs());
+    let one = |cluster: &Arc<ClusterHandle>| {
+        let mut shown = describe(cluster, &pages.names);
+        let name = cluster.config.endpoints_name();
+        if let Some(set) = name.and_then(|name| sets.get(&*name)) {
+            shown["endpointSet"] = standing(set);
+            shown["endpointSet"]["unconfirmedSeconds"] = json!(unconfirmed);
+        }
+        (cluster.name.to_string(), shown)
+    };
+    json!(snapshot.clusters().map(one).collect::<BTreeMap<String, Value>>())
 }
 
 /// What DNS says of the names of a cluster.

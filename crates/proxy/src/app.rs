@@ -173,7 +173,7 @@ fn assemble(
     let seen = names.clone();
     registry.register_fn(move |page| seen.write(page));
     let gauges = status.clone();
-    registry.register_fn(move |page| feed_metrics(&gauges.lock(), page));
+    registry.register_fn(move |page| config_feed::metrics::write(&gauges.lock(), page));
     let readiness = readiness(joined, &status);
     expect_interception(bootstrap, &process.token, &readiness);
     let drain = process.drain.clone();
@@ -381,7 +381,18 @@ fn feed(
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
     let bounds = Bounds::default();
     let kept = status.clone();
-    let feed = ConfigFeed { client, events, demands, resolver, state, publisher, bounds, file, status: kept };
+    let feed = ConfigFeed {
+        client,
+        events,
+        demands,
+        resolver,
+        state,
+        publisher,
+        bounds,
+        file,
+        status: kept,
+        heard: false,
+    };
     (feed, status)
 }
 
@@ -465,21 +476,4 @@ fn expect_interception(bootstrap: &Bootstrap, token: &Token, readiness: &Readine
         let token = token.clone();
         async move { probe::check(&token, &probe::reachable()).await }
     });
-}
-
-fn feed_metrics(status: &FeedStatus, page: &mut outrigger_telemetry::metrics::Page) {
-    let connected = status.connected;
-    page.gauge("outrigger_control_plane_connected", "1 while the ADS stream is open.").sample((), connected);
-    page.gauge("outrigger_destinations", "Destinations subscribed to.")
-        .sample((), status.destinations as u64);
-    page.gauge("outrigger_hosts", "Names subscribed to for DNS.").sample((), status.hosts as u64);
-    page.counter("outrigger_destinations_forgotten_total", "Destinations and names given up unused.")
-        .sample((), status.forgotten);
-    page.gauge("outrigger_config_generation", "Generation that is in force.").sample((), status.generation);
-    let age = status.from_disk.and_then(|since| since.elapsed().ok()).map_or(0, |age| age.as_secs());
-    page.gauge(
-        "outrigger_config_from_disk_seconds",
-        "Age of the configuration while it serves from disk, else 0.",
-    )
-    .sample((), age);
 }

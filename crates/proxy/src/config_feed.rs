@@ -3,7 +3,7 @@
 //! Runs on the control runtime. Decides nothing itself: `state` says what is in force and what to subscribe to; building and
 //! swapping the snapshot is the [`Publish`]er's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,9 +16,10 @@ use tokio::sync::mpsc;
 use crate::disk::{SnapshotFile, Unusable};
 use crate::resolve::Resolver;
 
+pub mod metrics;
 pub mod state;
 
-use state::{Bounds, FeedState, ResourceKey, Step, is_of_tls};
+use state::{Bounds, FeedState, ResourceKey, Step, Subscription, is_of_tls};
 
 /// Takes what is in force.
 pub trait Publish: Send + 'static {
@@ -62,8 +63,19 @@ pub struct FeedStatus {
     pub hosts: usize,
     /// Destinations and names that were given up because nobody used them.
     pub forgotten: u64,
-    /// Versions of what is in force.
-    pub versions: Vec<(ResourceKey, String)>,
+    /// What is asked for, and how far it is.
+    pub subscriptions: Vec<Subscription>,
+    /// When the control plane last said something of a type.
+    pub heard: BTreeMap<ResourceKind, Instant>,
+}
+
+impl FeedStatus {
+    /// Since when nobody can have said that what serves is not what should: the control plane is away. `None`: it is there.
+    pub fn unconfirmed(&self) -> Option<Duration> {
+        let away = self.disconnected_since.filter(|_| !self.connected).map(|since| since.elapsed());
+        let stored = self.from_disk.map(|since| since.elapsed().unwrap_or_default());
+        away.max(stored)
+    }
 }
 
 /// Refusals that are remembered for people.
@@ -93,6 +105,8 @@ pub struct ConfigFeed<P> {
     pub file: SnapshotFile,
     /// What the feed says of itself.
     pub status: Arc<Mutex<FeedStatus>>,
+    /// Something was said since that was last brought up to date.
+    pub heard: bool,
 }
 
 /// What is subscribed whatever happens; which names of the world have addresses only for who answers DNS.
@@ -195,6 +209,7 @@ impl<P: Publish> ConfigFeed<P> {
 
     /// Whether something arrived that is worth storing.
     fn take(&mut self, event: Event) -> bool {
+        self.heard = true;
         match event {
             Event::Connected => {
                 tracing::info!("connected to the control plane");
@@ -230,14 +245,16 @@ impl<P: Publish> ConfigFeed<P> {
                     stores |= self.state.remove(kind, &name);
                 }
                 let mut status = self.status.lock();
+                status.heard.insert(kind, now);
                 if status.from_disk.take().is_some() {
                     tracing::info!("the control plane answers again");
                 }
                 return stores;
             }
             Event::Rejected { invalid, version, wants_tls } => {
-                let barred =
-                    (wants_tls || is_of_tls(&invalid)) && self.state.bar(&invalid, &version, Instant::now());
+                let now = Instant::now();
+                let barred = (wants_tls || is_of_tls(&invalid)) && self.state.bar(&invalid, &version, now);
+                self.state.reject(&invalid, &version, now);
                 self.refuse(&invalid, &version, barred);
                 return barred;
             }
@@ -285,6 +302,7 @@ impl<P: Publish> ConfigFeed<P> {
 
     fn carry_out(&mut self, step: Step) -> Option<Instant> {
         let Step { changed, subscribe, unsubscribe, resolve: _, barrier, deadline, late } = step;
+        let asks = !(subscribe.is_empty() && unsubscribe.is_empty());
         for ((kind, name), (missing_kind, missing)) in late {
             tracing::warn!(
                 ?kind,
@@ -307,6 +325,9 @@ impl<P: Publish> ConfigFeed<P> {
             // After the swap: every worker reads the new snapshot with its next request or connection.
             self.client.ack_barrier(generation);
         }
+        if std::mem::take(&mut self.heard) || changed || asks {
+            self.status.lock().subscriptions = self.state.standing();
+        }
         deadline
     }
 
@@ -327,8 +348,6 @@ impl<P: Publish> ConfigFeed<P> {
         status.generation = generation;
         status.destinations = self.state.wanted(ResourceKind::Destination);
         status.hosts = self.state.wanted(ResourceKind::Host);
-        status.versions =
-            self.state.in_force().map(|(key, held)| (key.clone(), held.version.clone())).collect();
     }
 
     fn bring_in_force(&mut self, generation: u64) -> Vec<(ResourceKey, Invalid)> {

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use outrigger_control::api::types::{
-    Condition, ProxyStatus, RegistryBody, ReplicaBody, RuleState, RuleStatusBody, StatusBody,
+    Condition, ProxyStatus, RegistryBody, ReplicaBody, RuleState, RuleStatusBody, StatusBody, TypeStatus,
 };
 use serde_json::json;
 
@@ -62,8 +62,7 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
             (true, false) => "STALE",
         };
         let name = proxy.instance.clone().unwrap_or_else(|| proxy.node.clone());
-        let types: Vec<String> =
-            proxy.types.iter().map(|(kind, t)| format!("{kind} {}/{}", t.acked, t.sent)).collect();
+        let types: Vec<String> = proxy.types.iter().map(|(kind, of)| of_type(kind, of)).collect();
         [
             name,
             proxy.client.clone(),
@@ -129,6 +128,13 @@ fn text(status: &StatusBody, rules: &[RuleStatusBody]) -> String {
     text += "\n";
     text += &table(["RULE", "VERSION", "STATE", "PROXIES", "REASONS"], rows);
     text
+}
+
+/// Answers and responses of a type, and for how long the last response waits for its answer.
+fn of_type(kind: &str, of: &TypeStatus) -> String {
+    let waits = of.stale_seconds.filter(|seconds| *seconds > 0);
+    let waits = waits.map(|seconds| format!(" (stale for {})", age(seconds))).unwrap_or_default();
+    format!("{kind} {}/{}{waits}", of.acked, of.sent)
 }
 
 /// Of one that does not answer nothing is claimed.
@@ -261,6 +267,16 @@ mod tests {
             notices: Vec::new(),
             replicas: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_type_says_for_how_long_it_waits_for_an_answer() {
+        let mut of = TypeStatus { sent: 5, acked: 4, ..TypeStatus::default() };
+        assert_eq!(of_type("Endpoints", &of), "Endpoints 4/5");
+        of.stale_seconds = Some(72);
+        assert_eq!(of_type("Endpoints", &of), "Endpoints 4/5 (stale for 1m12s)");
+        of.stale_seconds = Some(0);
+        assert_eq!(of_type("Endpoints", &of), "Endpoints 4/5", "it has only just been sent");
     }
 
     #[test]

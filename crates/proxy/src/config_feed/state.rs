@@ -38,6 +38,10 @@ impl Default for Bounds {
     }
 }
 
+mod freshness;
+
+pub use freshness::{Freshness, Subscription};
+
 /// Kind and name.
 pub type ResourceKey = (ResourceKind, String);
 
@@ -48,7 +52,10 @@ pub struct Held {
     pub resource: Arc<Resource>,
     /// Its version.
     pub version: String,
+    /// Since when it waits to be in force.
     since: Instant,
+    /// When it came.
+    came: Instant,
 }
 
 /// All that is known of configuration.
@@ -69,7 +76,10 @@ pub struct FeedState {
     always: BTreeSet<ResourceKey>,
     absent: BTreeSet<ResourceKey>,
     absent_changed: bool,
-    subscribed: BTreeSet<ResourceKey>,
+    /// With the time since when.
+    subscribed: BTreeMap<ResourceKey, Instant>,
+    /// Versions that could not be read, until another comes.
+    unreadable: BTreeMap<ResourceKey, (String, Instant)>,
     /// The endpoint sets that DNS is asked for.
     resolving: BTreeSet<String>,
     barrier: Option<u64>,
@@ -181,7 +191,8 @@ impl FeedState {
         // Whoever is sent again and again while something is missing goes in force in time all the same.
         let waiting = self.received.get(&key).filter(|held| !self.serves(&key, held));
         let since = waiting.map_or(now, |held| held.since);
-        self.received.insert(key, Held { resource: Arc::new(resource), version, since });
+        self.unreadable.remove(&key);
+        self.received.insert(key, Held { resource: Arc::new(resource), version, since, came: now });
     }
 
     /// Whether this very resource is in force, or was and could not be used.
@@ -257,6 +268,7 @@ impl FeedState {
     pub fn remove(&mut self, kind: ResourceKind, name: &str) -> bool {
         let key = (kind, name.to_owned());
         let held = self.received.remove(&key).is_some();
+        self.unreadable.remove(&key);
         if kind.is_on_demand() && (self.demanded.contains_key(&key) || self.pinned.contains(&key)) {
             self.absent_changed |= self.absent.insert(key);
         }
@@ -301,7 +313,7 @@ impl FeedState {
                 // It serves, so nobody will ask for it: without this it would stay as it was stored for ever.
                 self.demanded.insert(key.clone(), now);
             }
-            let held = Held { resource: Arc::new(resource), version, since: now };
+            let held = Held { resource: Arc::new(resource), version, since: now, came: now };
             self.received.insert(key.clone(), held.clone());
             self.in_force.insert(key, held);
         }
@@ -315,7 +327,7 @@ impl FeedState {
             Step { changed: std::mem::take(&mut self.absent_changed), deadline, ..Step::default() };
         let waiting = self.promote(now, &mut step);
         self.retire(&mut step);
-        self.subscriptions(&mut step);
+        self.subscriptions(&mut step, now);
         if waiting == 0
             && step.subscribe.is_empty()
             && let Some(generation) = self.barrier.take()
@@ -384,7 +396,7 @@ impl FeedState {
     }
 
     /// Demands, and everything that received or serving resources refer to. Of it, endpoint sets of names are DNS's to say.
-    fn subscriptions(&mut self, step: &mut Step) {
+    fn subscriptions(&mut self, step: &mut Step, now: Instant) {
         let mut wanted = self.always.clone();
         wanted.extend(self.demanded.keys().chain(&self.pinned).cloned());
         let mut open: Vec<ResourceKey> = wanted.iter().cloned().collect();
@@ -413,19 +425,21 @@ impl FeedState {
             });
             step.resolve = Some(asked);
         }
-        step.subscribe = wanted.difference(&self.subscribed).cloned().collect();
-        step.unsubscribe = self.subscribed.difference(&wanted).cloned().collect();
+        step.subscribe = wanted.iter().filter(|key| !self.subscribed.contains_key(*key)).cloned().collect();
+        step.unsubscribe = self.subscribed.keys().filter(|key| !wanted.contains(*key)).cloned().collect();
         for key in &step.unsubscribe {
             self.received.remove(key);
+            self.unreadable.remove(key);
+            self.subscribed.remove(key);
         }
-        self.subscribed = wanted;
+        self.subscribed.extend(step.subscribe.iter().map(|key| (key.clone(), now)));
         if !step.unsubscribe.is_empty() || step.resolve.is_some() {
             self.retire(step);
         }
     }
 
     fn is_wildcard(&self, key: &ResourceKey) -> bool {
-        matches!(key.0, ResourceKind::Listener | ResourceKind::Cluster) && !self.subscribed.contains(key)
+        matches!(key.0, ResourceKind::Listener | ResourceKind::Cluster) && !self.subscribed.contains_key(key)
     }
 }
 

@@ -60,6 +60,7 @@ fn scene(connected: bool) -> Scene {
         bounds: Bounds { most: 2, idle: Duration::from_secs(3600) },
         file: SnapshotFile::new(directory.path(), "test"),
         status: Arc::new(Mutex::new(FeedStatus { connected, ..FeedStatus::default() })),
+        heard: false,
     };
     Scene { feed, used, retired: gone, _directory: directory }
 }
