@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use outrigger_model::cluster::{Cluster, Discovery};
 use outrigger_model::endpoint::EndpointSet;
+use outrigger_model::grpc::grpc_of_http;
 use outrigger_model::listener::{ChainInput, HttpConnection, Listener, RouteSource, Terminal};
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Resource, ResourceKind};
@@ -197,12 +198,16 @@ pub(crate) fn explain(
         None => answer.notes.push(format!("{} has no sidecar: its requests go as it writes them", source.id)),
     }
     let caller = Caller { see: &see, connected, source };
+    let is_grpc = request.is_grpc();
     let mut work = Work { caller: &caller, answer: &mut answer };
     if is_alone {
         work.direct(&goal, &request);
     } else {
         request.through_sidecar();
         work.run(&goal, &mut request, &written);
+    }
+    if is_grpc {
+        answer.outcomes.iter_mut().for_each(in_grpc);
     }
     finish(&mut answer);
     Ok(answer)
@@ -214,6 +219,14 @@ fn kind_name(kind: ClientKind) -> &'static str {
         ClientKind::Envoy => "envoy",
         ClientKind::Grpc => "grpc",
     }
+}
+
+/// A call of gRPC's is told in its own words, whoever of the sidecars answers it.
+fn in_grpc(outcome: &mut Outcome) {
+    let Some(status) = outcome.status.filter(|status| *status != 200) else { return };
+    outcome.status = Some(200);
+    let why = outcome.why.take().map(|why| why + ", ").unwrap_or_default();
+    outcome.why = Some(format!("{why}gRPC status {}", grpc_of_http(status)));
 }
 
 fn finish(answer: &mut Explanation) {

@@ -24,6 +24,7 @@ use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::worker::Worker;
 
+pub mod began;
 mod line;
 
 /// The record of one stream.

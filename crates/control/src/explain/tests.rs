@@ -260,6 +260,17 @@ fn faults_and_weights_leave_several_outcomes() {
 }
 
 #[test]
+fn what_a_sidecar_answers_itself_is_told_to_a_call_of_grpcs_in_its_own_words() {
+    let told = |more: &str| {
+        let said = ask("", "web", &format!("POST http://catalog:8080/a/..%2fb{more}"));
+        let [outcome] = said.outcomes.as_slice() else { panic!("{said:?}") };
+        (outcome.status, outcome.why.clone().unwrap().ends_with(", gRPC status 13"))
+    };
+    assert_eq!(told(""), (Some(400), false));
+    assert_eq!(told(" -H content-type: application/grpc"), (Some(200), true));
+}
+
+#[test]
 fn a_fault_of_grpc_is_told_in_the_words_of_who_asks() {
     let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\nspec:\n  hosts: [catalog]\n  \
                  http:\n  - fault: {abort: {grpcStatus: NOT_FOUND, percentage: {value: 100}}}\n    route: [{destination: {host: catalog}}]\n";

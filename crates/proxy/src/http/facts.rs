@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::time::SystemTime;
 
 use outrigger_model::identity::SpiffeId;
 use outrigger_model::route::edits::{Write, Writes};
@@ -14,6 +13,7 @@ use super::context::RequestCtx;
 use super::head::ResponseHead;
 use crate::failure::Failure;
 use crate::flags::Flags;
+use crate::record::began::began;
 use crate::record::details_of;
 
 /// A request whose headers are edited, or those of its answer.
@@ -137,8 +137,7 @@ fn address(address: Option<SocketAddr>, of: Of, out: &mut Vec<u8>) {
 }
 
 fn start_time(ctx: &RequestCtx<'_>, form: &str, out: &mut Vec<u8>) {
-    let started = SystemTime::now().checked_sub(ctx.record.started.elapsed());
-    let timestamp = jiff::Timestamp::try_from(started.unwrap_or(SystemTime::UNIX_EPOCH)).unwrap_or_default();
+    let timestamp = began(ctx.record.started);
     // Half of a time that cannot be said is no time.
     let begin = out.len();
     if write!(out, "{}", timestamp.strftime(form)).is_err() {

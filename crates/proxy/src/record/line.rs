@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::StreamRecord;
+use super::began::began;
 use crate::access_log::Format;
 use crate::http::head::RequestHead;
 use crate::http::redact;
@@ -124,7 +127,7 @@ fn field(
 ) {
     // Writing to a String cannot fail.
     let _ = match at {
-        0 => write!(out, "{}", start_time(elapsed)),
+        0 => write!(out, "{}", start_time(record.started)),
         4 => write!(out, "{}", record.status),
         5 => write!(out, "{}", record.flags),
         9 => write!(out, "{}", record.received),
@@ -169,8 +172,6 @@ fn text_field(record: &StreamRecord, request: Option<&RequestHead>, at: usize, o
 }
 
 /// RFC 3339 in UTC with milliseconds, as Envoy writes it.
-fn start_time(elapsed: Duration) -> jiff::fmt::strtime::Display<'static> {
-    let started = SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH);
-    let timestamp = jiff::Timestamp::try_from(started).unwrap_or_default();
-    timestamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
+fn start_time(started: Instant) -> jiff::fmt::strtime::Display<'static> {
+    began(started).strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
 }

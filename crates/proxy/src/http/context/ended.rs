@@ -1,7 +1,5 @@
 //! What is remembered of a request that has ended.
 
-use std::time::SystemTime;
-
 use outrigger_model::listener::Direction;
 use tokio::time::Instant;
 
@@ -10,6 +8,7 @@ use crate::http::redact;
 use crate::http::respond::ORIGINAL_PATH;
 use crate::recent::Ended;
 use crate::record::StreamRecord;
+use crate::record::began::began;
 
 /// Of text that a peer chose, so many bytes are kept.
 const TEXT: usize = 512;
@@ -25,8 +24,8 @@ pub(super) fn of(ctx: &RequestCtx<'_>) -> Ended {
     let (record, head, view) = (&ctx.record, &ctx.head, &ctx.view);
     let header = |name: &'static str| head.first(name).map(String::from_utf8_lossy);
     let took = record.ended.unwrap_or_else(Instant::now).saturating_duration_since(record.started);
-    let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
-    let began = jiff::Timestamp::try_from(began).unwrap_or_default();
+    // Not this much before now: it may have ended a while ago.
+    let began = began(record.started);
     let path = header(ORIGINAL_PATH).filter(|_| record.rewritten).unwrap_or_else(|| head.path().into());
     let routes = &view.http.routes;
     let route = ctx.route.and_then(|id| routes.routes().nth(id as usize)).map(|route| &route.config);
