@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use http::{Request, StatusCode};
 use outrigger_control::instance::Instance;
 use outrigger_tests::app::get;
+use outrigger_tests::http::{Body, Client};
 use outrigger_tests::mesh::{Mesh, PORT, Sidecar};
 use outrigger_tests::wait::eventually;
 use parking_lot::Mutex;
@@ -251,6 +253,107 @@ async fn every_limit_is_exact_for_five_hundred_requests_at_once() {
         .find(|line| line.starts_with("envoy_cluster_upstream_rq_retry_overflow") && line.contains("stock"));
     assert!(over.is_some_and(|line| line.ends_with(" 487")), "{over:?}");
 }
+
+/// The same limit where requests are streams: of clients on ten connections, and of two connections to the application, one of each
+/// worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_exact_for_five_hundred_streams_at_once() {
+    let mut mesh = Mesh::start(BINARY).await;
+    mesh.bootstrap = json!({ "workers": 2 });
+    let address = mesh.address(11, PORT);
+    let app = Streams::serve(address).await;
+    mesh.client.register(&stock(address)).await.unwrap();
+    let web = mesh.workload(&web(&["stock:8080"])).await;
+    mesh.apply(FEW_REQUESTS).await;
+    let mut asked = Vec::new();
+    for _ in 0..10 {
+        let Client::H2(client) = Client::h2(web.outbound[0]).await else { unreachable!("it is HTTP/2") };
+        for _ in 0..REQUESTS / 10 {
+            let mut client = Client::H2(client.clone());
+            asked.push(tokio::spawn(async move {
+                let request = Request::get("http://stock:8080/").body(Body::default()).unwrap();
+                let answer = client.send(request).await.unwrap();
+                let error = answer.headers().get("x-outrigger-error").cloned();
+                (answer.status(), error.map(|text| text.to_str().unwrap().to_owned()).unwrap_or_default())
+            }));
+        }
+    }
+    eventually("the application has as many as it may, and the others are refused", || async {
+        let waiting = app.waiting.load(SeqCst);
+        let refused = asked.iter().filter(|asked| asked.is_finished()).count();
+        if (waiting, refused) == (20, REQUESTS - 20) { Ok(()) } else { Err(format!("{waiting}, {refused}")) }
+    })
+    .await;
+    app.leave.add_permits(REQUESTS);
+    let mut served = 0;
+    for asked in asked {
+        match asked.await.unwrap() {
+            (StatusCode::OK, _) => served += 1,
+            (status, error) => {
+                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{error}");
+                assert!(error.contains("limit=max_requests:20"), "{error}");
+            }
+        }
+    }
+    assert_eq!(served, 20);
+    assert_eq!(app.peaks.lock().iter().sum::<usize>(), 20, "never more, over all connections");
+}
+
+const FEW_REQUESTS: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: stock, namespace: shop}
+spec: {host: stock, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 20, h2UpgradePolicy: UPGRADE}}}}
+";
+
+/// A budget is a part of the requests under way: while from 480 to 500 are, two and a half percent of them are twelve.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_budget_is_exact_for_five_hundred_requests_at_once() {
+    let rig = Rig::start().await;
+    rig.mesh.apply(RETRIED).await;
+    rig.mesh.apply(BUDGET).await;
+    let outbound = rig.web.outbound[0];
+    let ask = |path: &'static str, count: usize| -> Vec<_> {
+        (0..count).map(|_| tokio::spawn(async move { get(outbound, path, "").await.unwrap().0 })).collect()
+    };
+    let held = ask("/", 480);
+    let waiting = |count: usize| {
+        let app = &rig.app;
+        eventually("so many wait at the application", move || async move {
+            let waiting = app.waiting.load(SeqCst);
+            if waiting == count { Ok(()) } else { Err(waiting) }
+        })
+    };
+    waiting(480).await;
+    let failing = ask("/fails", 20);
+    waiting(480 + 12).await;
+    eventually("the others have failed", || async {
+        let failed = failing.iter().filter(|asked| asked.is_finished()).count();
+        if failed == 8 { Ok(()) } else { Err(failed) }
+    })
+    .await;
+    rig.app.leave.add_permits(REQUESTS);
+    for (asked, wanted) in [(held, 480), (failing, 12)] {
+        let mut served = 0;
+        for asked in asked {
+            match asked.await.unwrap() {
+                200 => served += 1,
+                status => assert_eq!(status, 503),
+            }
+        }
+        assert_eq!(served, wanted);
+    }
+    let page = rig.web.page("/stats/prometheus").await;
+    let over = page
+        .lines()
+        .find(|line| line.starts_with("envoy_cluster_upstream_rq_retry_overflow") && line.contains("stock"));
+    assert!(over.is_some_and(|line| line.ends_with(" 8")), "{over:?}");
+}
+
+const BUDGET: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: stock, namespace: shop}
+spec: {host: stock, trafficPolicy: {retryBudget: {percent: 2.5, minRetryConcurrency: 1}}}
+";
 
 const RETRIED: &str = "apiVersion: networking.istio.io/v1
 kind: VirtualService
