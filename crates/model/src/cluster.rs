@@ -76,6 +76,9 @@ pub struct Cluster {
     pub health_check: Option<Box<HealthCheck>>,
     /// TLS to its endpoints.
     pub tls: ClientTls,
+    /// Probes of connections without traffic. Absent: the proxy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<Keepalive>,
     /// HTTP protocol to its endpoints.
     pub protocol: UpstreamProtocol,
     /// A pooled connection without requests is closed after this time. Default 1 h; zero is off.
@@ -90,6 +93,17 @@ pub struct Cluster {
     pub max_stream_duration: Option<Duration>,
     /// The user object that shaped it.
     pub origin: Option<Origin>,
+}
+
+/// TCP's own probes (`tcp_keepalive`), in whole seconds. What is absent is the proxy's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keepalive {
+    /// A connection is given up after so many without an answer.
+    pub probes: Option<u32>,
+    /// The first is sent after so long without traffic.
+    pub time: Option<u32>,
+    /// From one to the next.
+    pub interval: Option<u32>,
 }
 
 impl Cluster {
@@ -111,6 +125,7 @@ impl Cluster {
             breaker: None,
             health_check: None,
             tls: ClientTls::None,
+            keepalive: None,
             protocol: UpstreamProtocol::Follow,
             idle_timeout: Duration::from_secs(3600),
             max_requests_per_connection: 0,

@@ -385,6 +385,7 @@ fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
         "limits of a connection's age",
         cluster.idle_timeout != plain.idle_timeout || cluster.max_requests_per_connection > 0,
     );
+    lacks("TCP keep-alive of a rule's", cluster.keepalive.take().is_some());
     let streams = std::mem::take(&mut cluster.max_streams_per_connection);
     lacks("limit of a connection's streams but the server's", streams > 0);
     lacks("roots but the mesh's, so calls fail", matches!(cluster.tls, ClientTls::Outside(_)));

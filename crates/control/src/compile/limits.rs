@@ -13,6 +13,7 @@ pub(super) fn limits(cluster: &mut Cluster, pool: &ConnectionPool) {
         limits.max_retries = retries;
         limits.retry_budget = None;
     }
+    cluster.keepalive = pool.keepalive;
     cluster.connect_timeout = pool.connect_timeout.unwrap_or(cluster.connect_timeout);
     cluster.idle_timeout = pool.http_idle_timeout.unwrap_or(cluster.idle_timeout);
     cluster.max_requests_per_connection = pool.max_requests_per_connection.unwrap_or(0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, LeastOf, UpstreamProtocol,
+    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, Keepalive, LeastOf, UpstreamProtocol,
 };
 use outrigger_model::concurrency::{AdaptiveConcurrency, MinRtt};
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
@@ -260,6 +260,7 @@ pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
         all.push(checks(check));
     }
     all.push(format!("connects within {}", time(cluster.connect_timeout)));
+    all.extend(cluster.keepalive.map(probes));
     all
 }
 
@@ -276,6 +277,18 @@ fn checks(check: &HealthCheck) -> String {
         check.unhealthy_threshold,
         check.healthy_threshold
     )
+}
+
+/// TCP's probes, as far as a rule says them.
+fn probes(of: Keepalive) -> String {
+    let seconds = |what: &str, seconds: Option<u32>| seconds.map(|seconds| format!("{what} {seconds}s"));
+    let said = [
+        seconds("first after", of.time),
+        seconds("then every", of.interval),
+        of.probes.map(|probes| format!("{probes} times")),
+    ];
+    let said: Vec<_> = said.into_iter().flatten().collect();
+    format!("asks by TCP's keep-alive whether a silent peer is there: {}", said.join(", "))
 }
 
 fn opens(breaker: &Breaker) -> String {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_identity::{CertificateProblem, IdentityError, PeerExpectation};
+use outrigger_model::cluster::Keepalive;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, Socket, TcpKeepalive};
@@ -88,6 +89,9 @@ pub async fn connect(
         Err(_) => return Err(too_late(cluster, endpoint, "TCP connect")),
     };
     prepare(&tcp);
+    if let Some(keepalive) = &config.keepalive {
+        probe(&tcp, keepalive);
+    }
     let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
     if !uses_tls {
         return Ok(Connected { stream: Stream::Tcp(tcp), protocol: want, local, permit });
@@ -159,6 +163,25 @@ pub fn prepare(tcp: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     let set = tcp.set_nodelay(true).and_then(|()| SockRef::from(tcp).set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
+        tracing::debug!(%error, "socket options");
+    }
+}
+
+/// Probes as the cluster has them; what it does not say stays as it is.
+#[cold]
+fn probe(tcp: &TcpStream, wanted: &Keepalive) {
+    // What the kernel takes: another control plane may send more.
+    let seconds = |wanted: Option<u32>, own: Duration| {
+        wanted.map_or(own, |seconds| Duration::from_secs(seconds.clamp(1, 32_767).into()))
+    };
+    let keepalive = TcpKeepalive::new()
+        .with_time(seconds(wanted.time, KEEPALIVE_IDLE))
+        .with_interval(seconds(wanted.interval, KEEPALIVE_INTERVAL));
+    let keepalive = match wanted.probes {
+        Some(probes) => keepalive.with_retries(probes.clamp(1, 127)),
+        None => keepalive,
+    };
+    if let Err(error) = SockRef::from(tcp).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "socket options");
     }
 }
@@ -283,6 +306,25 @@ fn untrusted(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn probes_are_the_clusters_and_else_our_own() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&tcp);
+        let set = || {
+            let socket = SockRef::from(&tcp);
+            let seconds = |time: Duration| time.as_secs();
+            let times = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+            (seconds(times.0), seconds(times.1), socket.tcp_keepalive_retries().unwrap())
+        };
+        let own = set();
+        assert_eq!((own.0, own.1), (60, 15));
+        probe(&tcp, &Keepalive { probes: Some(3), time: Some(7), interval: None });
+        assert_eq!(set(), (7, 15, 3));
+        probe(&tcp, &Keepalive { probes: Some(1000), time: None, interval: Some(u32::MAX) });
+        assert_eq!(set(), (60, 32_767, 127));
+    }
 
     #[test]
     fn the_peers_answer_decides_what_is_spoken() {

@@ -4,7 +4,9 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_model::cluster::{Balance, Breaker, HealthCheck, LoadReports, Outlier, RetryBudget, Warmup};
+use outrigger_model::cluster::{
+    Balance, Breaker, HealthCheck, Keepalive, LoadReports, Outlier, RetryBudget, Warmup,
+};
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
@@ -267,6 +269,9 @@ pub struct ConnectionPool {
     pub connect_timeout: Option<Duration>,
     /// Idle TCP session, default 1 h.
     pub tcp_idle_timeout: Option<Duration>,
+    /// Probes of connections without traffic, default the proxy's own.
+    #[serde(default)]
+    pub keepalive: Option<Keepalive>,
     /// Requests that wait for a connection, default unlimited.
     pub max_pending_requests: Option<u32>,
     /// Requests in flight, default unlimited.
@@ -295,6 +300,7 @@ impl ConnectionPool {
             max_connections: self.max_connections.or(base.max_connections),
             connect_timeout: self.connect_timeout.or(base.connect_timeout),
             tcp_idle_timeout: self.tcp_idle_timeout.or(base.tcp_idle_timeout),
+            keepalive: self.keepalive.or(base.keepalive),
             max_pending_requests: self.max_pending_requests.or(base.max_pending_requests),
             max_requests: self.max_requests.or(base.max_requests),
             max_retries: self.max_retries.or(base.max_retries),

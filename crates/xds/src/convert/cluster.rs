@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_model::cluster::{Cluster, Discovery, Limits, RetryBudget, UpstreamProtocol};
+use outrigger_model::cluster::{Cluster, Discovery, Keepalive, Limits, RetryBudget, UpstreamProtocol};
 use outrigger_model::endpoint::EndpointSet;
 
 use super::extension::{HTTP_OPTIONS, is, unpack};
@@ -15,9 +15,9 @@ use crate::wire::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy,
     common_lb_config::LocalityConfigSpecifier,
 };
-use crate::wire::cluster::{self, CircuitBreakers};
-use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions};
-use crate::wire::protobuf::{Value, value::Kind};
+use crate::wire::cluster::{self, CircuitBreakers, UpstreamConnectionOptions};
+use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions, TcpKeepalive};
+use crate::wire::protobuf::{UInt32Value, Value, value::Kind};
 use crate::wire::upstream_http::{HttpProtocolOptions, http_protocol_options as options};
 use crate::wire::{self, ads, any, scalar, uint};
 
@@ -68,6 +68,10 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
         wire.transport_socket = tls::encode_for_grpc(&model.tls);
         return wire;
     }
+    wire.upstream_connection_options = model.keepalive.map(|keepalive| UpstreamConnectionOptions {
+        tcp_keepalive: Some(encode_keepalive(keepalive)),
+        ..Default::default()
+    });
     wire.health_checks = model.health_check.iter().map(|check| check::encode(check)).collect();
     wire.transport_socket_matches = tls::encode_matches(model);
     wire.transport_socket = tls::encode_for_all(model, kind);
@@ -180,6 +184,26 @@ fn encode_limits(limits: &Limits) -> CircuitBreakers {
     }
 }
 
+fn encode_keepalive(keepalive: Keepalive) -> TcpKeepalive {
+    TcpKeepalive {
+        keepalive_probes: keepalive.probes.and_then(uint),
+        keepalive_time: keepalive.time.and_then(uint),
+        keepalive_interval: keepalive.interval.and_then(uint),
+    }
+}
+
+/// Where a control plane says nothing but that there are probes, they are the proxy's own.
+fn decode_keepalive(wire: &UpstreamConnectionOptions) -> Option<Keepalive> {
+    note!(wire, set_local_interface_name_on_upstream_connections, happy_eyeballs_config);
+    let wire = wire.tcp_keepalive.as_ref()?;
+    let said = |field: &Option<UInt32Value>| field.as_ref().map(|number| number.value).filter(|n| *n > 0);
+    Some(Keepalive {
+        probes: said(&wire.keepalive_probes),
+        time: said(&wire.keepalive_time),
+        interval: said(&wire.keepalive_interval),
+    })
+}
+
 /// HTTP/2 can count no more (RFC 9113, section 5.1.1).
 const MOST_STREAMS: u32 = i32::MAX as u32;
 
@@ -222,7 +246,6 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         wire,
         filters,
         upstream_bind_config,
-        upstream_connection_options,
         per_connection_buffer_limit_bytes,
         preconnect_policy,
         close_connections_on_host_health_failure,
@@ -278,6 +301,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         breaker: breaker::decode(wire.metadata.as_ref())?.map(Box::new),
         health_check: check::decode(&wire.health_checks)?,
         tls: tls::decode_cluster(&wire.transport_socket_matches, wire.transport_socket.as_ref())?,
+        keepalive: wire.upstream_connection_options.as_ref().and_then(decode_keepalive),
         protocol: http.protocol,
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests,

@@ -4,7 +4,7 @@ mod utilization;
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, RetryBudget, Warmup, is_prime};
+use outrigger_model::cluster::{Balance, Keepalive, RetryBudget, Warmup, is_prime};
 use outrigger_model::route::HashOn;
 
 use super::Policies;
@@ -261,6 +261,27 @@ pub(in crate::dialect) fn cookie(reader: &mut Reader<'_>, at: &At<'_>) -> Option
     Some(HashOn::Cookie { name: reader.text(fields.get("name"))?, path, ttl })
 }
 
+/// What the kernel takes: of probes, and of seconds.
+const MOST_PROBES: u32 = 127;
+const LONGEST_SILENCE: u64 = 32_767;
+
+/// TCP counts in whole seconds: a part of one is one.
+fn keepalive(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Keepalive> {
+    let fields = reader.fields(at, &KEEPALIVE)?;
+    // In protobuf 0 is "not set".
+    let probes = reader.number(fields.get("probes"), 0..=MOST_PROBES).filter(|probes| *probes > 0);
+    let mut seconds = |name| {
+        let at = fields.get(name)?;
+        let seconds = reader.positive(Some(at.clone()))?.as_millis().div_ceil(1000);
+        if seconds > u128::from(LONGEST_SILENCE) {
+            reader.error(&at, format!("{} must be at most {LONGEST_SILENCE}s", at.path));
+            return None;
+        }
+        u32::try_from(seconds).ok()
+    };
+    Some(Keepalive { probes, time: seconds("time"), interval: seconds("interval") })
+}
+
 /// Limits of connections and requests.
 pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
     let fields = reader.fields(at, &POOL)?;
@@ -269,7 +290,7 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
         reader.error(at, format!("{} says nothing: it needs tcp or http", at.path));
     }
     if let Some(tcp) = fields.get("tcp").and_then(|at| reader.fields(&at, &TCP)) {
-        reader.not_yet(&tcp, &["maxConnectionDuration", "tcpKeepalive"], "it has no effect");
+        reader.not_yet(&tcp, &["maxConnectionDuration"], "it has no effect");
         // In protobuf 0 is "not set".
         pool.max_connections =
             reader.number(tcp.get("maxConnections"), 0..=u32::MAX).filter(|limit| *limit > 0);
@@ -277,11 +298,7 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
         pool.tcp_idle_timeout = reader.duration(tcp.get("idleTimeout"));
         // Without effect, and looked at all the same.
         reader.positive(tcp.get("maxConnectionDuration"));
-        if let Some(fields) = tcp.get("tcpKeepalive").and_then(|at| reader.fields(&at, &KEEPALIVE)) {
-            reader.number(fields.get("probes"), 0..=u32::MAX);
-            reader.positive(fields.get("time"));
-            reader.positive(fields.get("interval"));
-        }
+        pool.keepalive = tcp.get("tcpKeepalive").and_then(|at| keepalive(reader, &at));
     }
     if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {
         // So it is of these limits.

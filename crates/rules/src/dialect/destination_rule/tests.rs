@@ -51,6 +51,8 @@ retryBudget: {percent: 50, minRetryConcurrency: 1}",
     assert_eq!((pool.max_requests_per_connection, pool.max_streams_per_connection), (None, Some(8)));
     let unset = destination(&policy("connectionPool: {tcp: {maxConnections: 0}}"));
     assert_eq!(unset.policy.connection_pool.unwrap().max_connections, None, "protobuf's 0 is none");
+    let keepalive = pool.keepalive.unwrap();
+    assert_eq!((keepalive.probes, keepalive.time, keepalive.interval), (None, Some(60), None));
     let outlier = found.outlier.unwrap();
     assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_percent), (3, 100));
     assert_eq!((outlier.interval, outlier.base_ejection), (Duration::from_secs(1), Duration::from_secs(2)));
@@ -181,10 +183,23 @@ fn a_warm_up_arrives_by_either_name() {
 }
 
 #[test]
+fn keep_alive_counts_in_whole_seconds_that_the_kernel_takes() {
+    let of = |fields: &str| policy(&format!("connectionPool: {{tcp: {{tcpKeepalive: {{{fields}}}}}}}"));
+    let read = |fields: &str| {
+        let found = destination(&of(fields)).policy.connection_pool.unwrap().keepalive.unwrap();
+        (found.probes, found.time, found.interval)
+    };
+    assert_eq!(read("probes: 3, time: 7200s, interval: 75s"), (Some(3), Some(7200), Some(75)));
+    assert_eq!(read("time: 1500ms"), (None, Some(2), None));
+    assert_eq!(read("probes: 0"), (None, None, None));
+    assert!(one_told(&of("time: 10h")).contains("tcpKeepalive.time must be at most 32767s"));
+    assert!(one_told(&of("probes: 200")).contains("must be a whole number from 0 to 127"));
+}
+
+#[test]
 fn what_has_no_effect_yet_is_told_by_name_and_the_rest_is_silent() {
     for (field, fields) in [
         ("connectionPool.tcp.maxConnectionDuration", "connectionPool: {tcp: {maxConnectionDuration: 1h}}"),
-        ("connectionPool.tcp.tcpKeepalive", "connectionPool: {tcp: {tcpKeepalive: {time: 60s}}}"),
         ("retryBudget.budgetInterval", "retryBudget: {percent: 20, budgetInterval: 1s}"),
     ] {
         let told = one_told(&policy(fields));

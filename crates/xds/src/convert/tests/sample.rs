@@ -452,6 +452,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 UpstreamProtocol::Http1 => 0,
                 _ => max_requests & i32::MAX as u32,
             },
+            keepalive: (max_requests % 2 == 1).then(|| Keepalive {
+                probes: Some(max_requests),
+                time: None,
+                interval: Some(idle_timeout.as_secs().clamp(1, 900) as u32),
+            }),
             max_stream_duration: (idle_timeout.as_secs() % 3 == 1).then_some(idle_timeout),
             origin,
         },
