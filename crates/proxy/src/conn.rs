@@ -28,7 +28,7 @@ use crate::protocol::{HttpVersion, Protocol};
 use crate::record::StreamRecord;
 use crate::runtime::snapshot::{ChainHandle, HttpHandle, TerminalHandle};
 use crate::runtime::usage::InUse;
-use crate::stream::Stream;
+use crate::stream::{Stream, Unanswered};
 use crate::worker::Worker;
 
 mod authorize;
@@ -56,7 +56,7 @@ pub struct Accepted {
 pub(crate) struct Seen {
     /// `None` if nobody asked.
     detected: Option<Detected>,
-    stream: Stream,
+    stream: Unanswered,
     early: Option<Dialled>,
     /// The server was heard before the client.
     server_first: bool,
@@ -96,7 +96,7 @@ fn terminal(worker: &Rc<Worker>, info: &Rc<ConnInfo>, opened: Opened) -> Serving
                 let _in_use = _in_use;
                 let settled = Box::pin(settle(&http, version, stream)).await.map_err(Box::new)?;
                 if let Some((version, stream)) = settled {
-                    server::serve(worker, stream, http, info, version).await;
+                    server::serve(worker, stream.answer(), http, info, version).await;
                 }
                 Ok(())
             })
@@ -125,12 +125,12 @@ struct Opened {
 async fn open(worker: &Rc<Worker>, accepted: Accepted) -> (Rc<ConnInfo>, Result<Opened, Failure>) {
     let mut info =
         ConnInfo::early(accepted.source, accepted.destination, accepted.transparent, &accepted.purpose);
-    let opened = match accepted.purpose.clone() {
-        Purpose::Inbound { .. } => {
-            yielding(worker, pin!(open_inbound(worker, accepted.tcp, &mut info))).await
-        }
+    // From here on whatever fails before somebody serves the connection ends it by a reset.
+    let stream = Unanswered::from(Stream::Tcp(accepted.tcp));
+    let opened = match accepted.purpose {
+        Purpose::Inbound { .. } => yielding(worker, pin!(open_inbound(worker, stream, &mut info))).await,
         Purpose::Outbound { to } => {
-            yielding(worker, pin!(open_outbound(worker, accepted.tcp, to, &mut info))).await
+            yielding(worker, pin!(open_outbound(worker, stream, to, &mut info))).await
         }
     };
     (Rc::new(info), opened)
@@ -155,10 +155,14 @@ async fn yielding<T>(
 }
 
 /// A connection to our workload.
-async fn open_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) -> Result<Opened, Failure> {
+async fn open_inbound(
+    worker: &Rc<Worker>,
+    stream: Unanswered,
+    info: &mut ConnInfo,
+) -> Result<Opened, Failure> {
     worker.process.loops.inward(info.original().0)?;
     info.listener = resolve::inbound(worker, info.destination).await?;
-    let mut seen = look(worker, info, Stream::Tcp(tcp)).await?;
+    let mut seen = look(worker, info, stream).await?;
     info.chain = select(info, seen.detected.as_ref())?;
     let chain = info.chain.clone();
     let version = match (&chain.tls, &seen.detected) {
@@ -186,20 +190,20 @@ async fn open_inbound(worker: &Rc<Worker>, tcp: TcpStream, info: &mut ConnInfo) 
 /// A connection from our workload.
 async fn open_outbound(
     worker: &Rc<Worker>,
-    tcp: TcpStream,
+    stream: Unanswered,
     to: Option<Arc<str>>,
     info: &mut ConnInfo,
 ) -> Result<Opened, Failure> {
     let found = match resolve::outbound(worker, info.destination, to.as_deref()).await {
         Ok(found) => found,
         Err(failure) => {
-            Box::pin(decline::tell(worker, tcp, &failure)).await;
+            Box::pin(decline::tell(worker, stream, &failure)).await;
             return Err(failure);
         }
     };
     (info.listener, info.destination) = (found.listener, found.destination);
     let _in_use = found.in_use;
-    let seen = look(worker, info, Stream::Tcp(tcp)).await?;
+    let seen = look(worker, info, stream).await?;
     info.chain = select(info, seen.detected.as_ref())?;
     if info.chain.tls.is_some() {
         let detail = format!("chain {} terminates TLS, which outbound never does", info.chain.name);
@@ -211,7 +215,7 @@ async fn open_outbound(
 }
 
 /// Looks at the first bytes, if the listener's chains ask for them.
-async fn look(worker: &Rc<Worker>, info: &mut ConnInfo, stream: Stream) -> Result<Seen, Failure> {
+async fn look(worker: &Rc<Worker>, info: &mut ConnInfo, stream: Unanswered) -> Result<Seen, Failure> {
     if !info.listener.needs_first_bytes {
         return Ok(Seen { detected: None, stream, early: None, server_first: false });
     }
@@ -224,7 +228,7 @@ async fn look(worker: &Rc<Worker>, info: &mut ConnInfo, stream: Stream) -> Resul
 async fn look_inside(
     worker: &Rc<Worker>,
     info: &mut ConnInfo,
-    stream: Stream,
+    stream: Unanswered,
 ) -> Result<(Seen, Option<HttpVersion>), Failure> {
     let (http1, http2) = (info.inside(HttpVersion::Http1), info.inside(HttpVersion::Http2));
     if http1.is_none() && http2.is_none() {
@@ -326,8 +330,8 @@ enum Ended {
 async fn settle(
     http: &HttpHandle,
     known: Option<HttpVersion>,
-    stream: Stream,
-) -> Result<Option<(HttpVersion, Stream)>, Failure> {
+    stream: Unanswered,
+) -> Result<Option<(HttpVersion, Unanswered)>, Failure> {
     match http.config.codec {
         Codec::Http1 => return Ok(Some((HttpVersion::Http1, stream))),
         Codec::Http2 => return Ok(Some((HttpVersion::Http2, stream))),
@@ -345,7 +349,11 @@ async fn settle(
         // The HTTP/1 codec answers what is not HTTP with the right status.
         Outcome::Decided(_, stream) => Some((HttpVersion::Http1, stream)),
         Outcome::Slow(stream) => return Err(detect::too_slow(&stream)),
-        Outcome::Silent(_) => None,
+        Outcome::Silent(stream) => {
+            // Nothing was asked on a connection of HTTP, so there is no answer that its end could cut.
+            drop(stream.answer());
+            None
+        }
     })
 }
 

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::stream::Stream;
+use crate::stream::{Stream, Unanswered};
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -73,11 +73,11 @@ pub struct Patience {
 /// How looking ended.
 pub enum Outcome {
     /// With a verdict.
-    Decided(Detected, Stream),
+    Decided(Detected, Unanswered),
     /// Not a byte came before [`Patience::first`].
-    Silent(Stream),
+    Silent(Unanswered),
     /// Some came, too few to tell what they are, and then none within [`Patience::rest`].
-    Slow(Stream),
+    Slow(Unanswered),
 }
 
 /// The verdict on these bytes; `None`: more are needed. After `eof` and at [`MAX_PEEK`] there always is one.
@@ -106,7 +106,7 @@ pub fn classify(bytes: &[u8], look: Look, eof: bool) -> Option<Detected> {
 ///
 /// # Errors
 /// The peer reset the connection.
-pub async fn detect(stream: Stream, look: Look, patience: Patience) -> Result<Outcome, Failure> {
+pub async fn detect(stream: Unanswered, look: Look, patience: Patience) -> Result<Outcome, Failure> {
     let (prefix, mut stream) = stream.split_prefix();
     let mut seen = BytesMut::from(prefix);
     let mut eof = false;
@@ -136,16 +136,16 @@ pub async fn detect(stream: Stream, look: Look, patience: Patience) -> Result<Ou
     }
 }
 
-fn rewind(seen: BytesMut, stream: Stream) -> Stream {
-    Stream::rewound(seen.freeze(), stream)
+fn rewind(seen: BytesMut, stream: Unanswered) -> Unanswered {
+    Unanswered::rewound(seen.freeze(), stream)
 }
 
-fn silent_or_slow(seen: BytesMut, stream: Stream) -> Outcome {
+fn silent_or_slow(seen: BytesMut, stream: Unanswered) -> Outcome {
     if seen.is_empty() { Outcome::Silent(stream) } else { Outcome::Slow(rewind(seen, stream)) }
 }
 
 /// What ends a connection that began and did not go on.
-pub fn too_slow(stream: &Stream) -> Failure {
+pub fn too_slow(stream: &Unanswered) -> Failure {
     let came = stream.peeked().len();
     let detail = format!("{came} bytes came, too few to tell what they are, and then none in time");
     Failure::downstream(Stage::Detect, FailureKind::RequestTimeout, detail)
@@ -153,7 +153,7 @@ pub fn too_slow(stream: &Stream) -> Failure {
 
 /// Reads once, through the stack: what is kept is as large as what came, and nothing while nothing comes. Cancelled without
 /// loss.
-pub async fn read_more(stream: &mut Stream, seen: &mut BytesMut) -> io::Result<usize> {
+pub async fn read_more(stream: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> io::Result<usize> {
     poll_fn(|cx| {
         let mut room = [const { MaybeUninit::uninit() }; READ];
         let mut read = ReadBuf::uninit(&mut room);
@@ -165,8 +165,8 @@ pub async fn read_more(stream: &mut Stream, seen: &mut BytesMut) -> io::Result<u
 }
 
 /// Without a buffer: an idle connection should not own one.
-pub async fn readable(stream: &Stream) {
-    if let Stream::Tcp(tcp) = stream {
+pub async fn readable(stream: &Unanswered) {
+    if let Some(Stream::Tcp(tcp)) = stream.get() {
         // An error shows itself in the read.
         let _ = tcp.readable().await;
     }

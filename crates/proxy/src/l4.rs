@@ -28,8 +28,8 @@ use crate::runtime::build::PASSTHROUGH;
 use crate::runtime::cluster::{ClusterHandle, PickContext};
 use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
-use crate::stream::Stream;
 use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
+use crate::stream::{Stream, Unanswered};
 use crate::upstream::connect::{Held, connect};
 use crate::worker::Worker;
 
@@ -72,7 +72,7 @@ impl Dialled {
 pub fn serve(
     worker: Rc<Worker>,
     info: Rc<ConnInfo>,
-    downstream: Stream,
+    downstream: Unanswered,
     early: Option<Dialled>,
 ) -> impl Future<Output = ()> {
     // As in `conn::serve`: only the tunnel stays.
@@ -267,7 +267,7 @@ impl Tunnel {
     async fn open(
         worker: Rc<Worker>,
         info: Rc<ConnInfo>,
-        downstream: Stream,
+        downstream: Unanswered,
         early: Option<Dialled>,
     ) -> Option<Box<Self>> {
         // Only chains that end so come here.
@@ -281,14 +281,11 @@ impl Tunnel {
             Ok(dialled) => dialled.used(),
             Err(failure) => {
                 tracing::debug!(%failure, source = %info.source, "a connection found no upstream");
-                downstream.reset();
                 record.fail(&failure);
                 return None;
             }
         };
         if let Some(failure) = note_reached(&worker, &info, &upstream) {
-            // An end would look like a whole answer without a byte.
-            downstream.reset();
             record.fail(&failure);
             return None;
         }
@@ -299,6 +296,7 @@ impl Tunnel {
         let shown = Instant::now();
         let (up, down, timer) = (Half::new(), Half::new(), Timer::default());
         let deadline = after(shown, tcp.config.idle_timeout);
+        let downstream = downstream.answer();
         Some(Box::new(Self { record, downstream, upstream, up, down, waits: None, timer, deadline, shown }))
     }
 

@@ -17,10 +17,12 @@ pub(crate) mod left;
 pub(crate) mod region;
 pub(crate) mod rtt;
 mod tls;
+mod unanswered;
 
 #[cfg(any(test, fuzzing))]
 pub use tls::fuzz_records;
 pub use tls::{Peer, Tls};
+pub use unanswered::Unanswered;
 
 /// A connection.
 pub enum Stream {
@@ -46,6 +48,11 @@ impl Stream {
             return inner;
         }
         Self::Rewound(Box::new(Rewound { prefix, inner: Some(inner) }))
+    }
+
+    /// One that was never there: whoever uses it hears so.
+    fn absent() -> Self {
+        Self::Rewound(Box::new(Rewound { prefix: Bytes::new(), inner: None }))
     }
 
     /// The bytes that were read ahead and are not consumed yet.

@@ -1,11 +1,10 @@
-//! A connection of our own application that leads nowhere: an HTTP/1 client is answered with the reason, any other is closed.
+//! A connection of our own application that leads nowhere: an HTTP/1 client is answered with the reason, any other is reset.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::detect::{self, Detected, Look, Outcome, Patience};
@@ -13,7 +12,7 @@ use crate::failure::Failure;
 use crate::http::h1::Framing;
 use crate::http::h1::write::{How, Persist};
 use crate::http::respond::{self, Audience};
-use crate::stream::Stream;
+use crate::stream::Unanswered;
 use crate::worker::Worker;
 
 /// For the first bytes, for taking the answer, and for what the client still sends.
@@ -23,10 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_READ: u64 = 256 * 1024;
 
 /// Answers, if that is HTTP/1.
-pub(super) async fn tell(worker: &Rc<Worker>, tcp: TcpStream, failure: &Failure) {
+pub(super) async fn tell(worker: &Rc<Worker>, stream: Unanswered, failure: &Failure) {
     let patience = Patience { first: Some(Instant::now() + PATIENCE), rest: PATIENCE };
-    let Ok(Outcome::Decided(Detected::Http1, mut stream)) =
-        detect::detect(Stream::Tcp(tcp), Look::Http, patience).await
+    let Ok(Outcome::Decided(Detected::Http1, stream)) = detect::detect(stream, Look::Http, patience).await
     else {
         return;
     };
@@ -40,6 +38,7 @@ pub(super) async fn tell(worker: &Rc<Worker>, tcp: TcpStream, failure: &Failure)
         return;
     }
     out.extend_from_slice(answer.body.as_bytes());
+    let mut stream = stream.answer();
     let sent = async {
         stream.write_all(&out).await?;
         stream.shutdown().await?;

@@ -30,7 +30,7 @@ use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::filter::Filter;
 use crate::l4::{self, Dialled};
 use crate::runtime::snapshot::{ChainHandle, TcpHandle, TerminalHandle};
-use crate::stream::{Stream, rtt};
+use crate::stream::{Stream, Unanswered, rtt};
 use crate::worker::Worker;
 
 /// Who speaks first has bytes on their way when we look: ours is the workload itself, or a peer that has them in its hands.
@@ -87,7 +87,7 @@ fn takes_http(info: &ConnInfo) -> bool {
 pub(super) async fn first_bytes(
     worker: &Rc<Worker>,
     info: &mut ConnInfo,
-    mut stream: Stream,
+    mut stream: Unanswered,
     look: Look,
     silent: Option<Arc<ChainHandle>>,
 ) -> Result<Seen, Failure> {
@@ -142,13 +142,13 @@ pub(super) async fn first_bytes(
 /// How listening to the client alone ended.
 enum Listened {
     Client(Seen),
-    Nothing(Stream),
+    Nothing(Unanswered),
 }
 
 /// Until there is a verdict, or `first` has passed without a byte.
 async fn listen(
     info: &ConnInfo,
-    stream: Stream,
+    stream: Unanswered,
     look: Look,
     first: Option<Instant>,
 ) -> Result<Listened, Failure> {
@@ -164,7 +164,7 @@ async fn listen(
 }
 
 /// What a server might yet take for a request is opaque, but not where requests are judged: policy would be gone around.
-fn unclear(info: &ConnInfo, stream: Stream) -> Result<Seen, Failure> {
+fn unclear(info: &ConnInfo, stream: Unanswered) -> Result<Seen, Failure> {
     if !judges_requests(info) {
         return Ok(Seen::of(Detected::Opaque, stream));
     }
@@ -193,7 +193,7 @@ impl Race {
         worker: &Rc<Worker>,
         info: &mut ConnInfo,
         chain: &Arc<ChainHandle>,
-        mut stream: Stream,
+        mut stream: Unanswered,
     ) -> Result<Seen, Failure> {
         info.chain = chain.clone();
         let tcp = bytes_of(chain)?;
@@ -228,7 +228,7 @@ impl Race {
                 return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout(408), detail));
             }
         };
-        let seen = match listen(info, Stream::rewound(said, stream), self.look, None).await? {
+        let seen = match listen(info, Unanswered::rewound(said, stream), self.look, None).await? {
             Listened::Client(seen) => seen,
             Listened::Nothing(stream) => Seen::of(Detected::Opaque, stream),
         };
@@ -316,14 +316,14 @@ fn bytes_of(chain: &ChainHandle) -> Result<&TcpHandle, Failure> {
 }
 
 impl Seen {
-    fn of(detected: Detected, stream: Stream) -> Self {
+    fn of(detected: Detected, stream: Unanswered) -> Self {
         Self { detected: Some(detected), stream, early: None::<Dialled>, server_first: false }
     }
 }
 
 /// What a side says first; nothing if it ends or breaks, which shows itself again in whatever reads next. Reads instead of
 /// waiting for the socket: under TLS what comes may be session tickets. Cancelled without loss.
-async fn spoke(stream: &mut Stream) -> Bytes {
+async fn spoke(stream: &mut Unanswered) -> Bytes {
     let mut said = BytesMut::new();
     let _ = detect::read_more(stream, &mut said).await;
     said.freeze()

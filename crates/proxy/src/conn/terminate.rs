@@ -12,12 +12,12 @@ use crate::detect::Hello;
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::protocol::HttpVersion;
-use crate::stream::{Stream, Tls};
+use crate::stream::{Stream, Tls, Unanswered};
 use crate::worker::Worker;
 
 /// A connection whose TLS is terminated.
 pub(super) struct Terminated {
-    pub stream: Stream,
+    pub stream: Unanswered,
     /// What ALPN says about the inside.
     pub version: Option<HttpVersion>,
 }
@@ -37,7 +37,7 @@ pub(super) async fn mesh(
     worker: &Rc<Worker>,
     tls: &ServerTls,
     hello: &Hello,
-    stream: Stream,
+    stream: Unanswered,
     info: &mut ConnInfo,
 ) -> Result<Terminated, Failure> {
     let ServerTls::Mesh { alpn } = tls;
@@ -46,7 +46,9 @@ pub(super) async fn mesh(
     // Before the handshake: what changes during it is judged when the connection is registered.
     info.verified_by = worker.process.credentials.generation();
     let config = worker.way.tls.borrow_mut().accept(&names).map_err(|error| not_ours(&error))?;
-    let (prefix, Stream::Tcp(tcp)) = stream.split_prefix() else {
+    let (prefix, stream) = stream.split_prefix();
+    // How a handshake fails, TLS itself says.
+    let Stream::Tcp(tcp) = stream.answer() else {
         let detail = "TLS would have to be terminated inside of TLS";
         return Err(Failure::local(Stage::Terminate, FailureKind::Internal, detail));
     };
@@ -62,6 +64,7 @@ pub(super) async fn mesh(
             return Err(Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, detail));
         }
     };
+    let stream = Unanswered::from(Stream::Tls(Box::new(tls)));
     let identity = peer_identity(&peer.certificates).map_err(|problem| {
         Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, problem.to_string())
     })?;
@@ -74,7 +77,7 @@ pub(super) async fn mesh(
         Some("istio-http/1.1" | "http/1.1") => Some(HttpVersion::Http1),
         _ => None,
     };
-    Ok(Terminated { stream: Stream::Tls(Box::new(tls)), version })
+    Ok(Terminated { stream, version })
 }
 
 fn not_ours(error: &IdentityError) -> Failure {

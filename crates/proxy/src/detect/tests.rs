@@ -239,10 +239,10 @@ fn the_corpus_and_its_mutations_hold() {
     crate::testing::replay("detect", 5, pieces, fuzz_detect);
 }
 
-async fn pair() -> (TcpStream, Stream) {
+async fn pair() -> (TcpStream, Unanswered) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, Stream::Tcp(listener.accept().await.unwrap().0))
+    (client, Stream::Tcp(listener.accept().await.unwrap().0).into())
 }
 
 fn patience(first: Option<Instant>) -> Patience {

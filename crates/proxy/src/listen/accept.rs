@@ -18,6 +18,7 @@ use super::{Bound, Purpose};
 use crate::conn::{self, Accepted};
 use crate::descriptors::Descriptor;
 use crate::intercept::probe;
+use crate::stream::{Stream, Unanswered};
 use crate::upstream::connect::prepare;
 use crate::worker::Worker;
 
@@ -99,6 +100,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             if let Some(suppressed) = FULL.admit() {
                 tracing::warn!(%address, %source, suppressed, "no room for a connection and nobody rests; it is refused");
             }
+            drop(Unanswered::from(Stream::Tcp(tcp)));
             continue;
         };
         prepare(&tcp);
@@ -108,6 +110,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
                 if let Some(suppressed) = LOST.admit() {
                     tracing::info!(%source, %error, suppressed, "a connection has no original destination; it is closed");
                 }
+                drop(Unanswered::from(Stream::Tcp(tcp)));
                 continue;
             }
         };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use outrigger_model::listener::{Direction, TransportMatch};
+use outrigger_model::listener::{Direction, FilterChain, TransportMatch};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::rig::*;
+use crate::bootstrap::OutboundPolicy;
 use crate::memory::Budget;
 
 fn plain(rig: &mut Rig, address: SocketAddr) {
@@ -51,11 +52,15 @@ async fn end_of(to: SocketAddr) -> std::io::Result<usize> {
 
 /// The sidecars of `web` and `stock`, and where `web` calls `stock`.
 async fn mesh(app: SocketAddr) -> (Rig, Rig, SocketAddr) {
+    mesh_by(app, vec![mesh_chain("mtls-tcp", &[], Vec::new())])
+}
+
+/// The same, with the chains of `stock`'s sidecar.
+fn mesh_by(app: SocketAddr, chains: Vec<FilterChain>) -> (Rig, Rig, SocketAddr) {
     let authority = authority();
     let store = credentials(&authority, "stock");
     let mut server = Rig::new(|process| process.credentials = store);
     let address = server.inbound(app);
-    let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
     server.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
     let store = credentials(&authority, "web");
     let mut client = Rig::new(|process| process.credentials = store);
@@ -110,14 +115,73 @@ async fn a_clean_end_stays_clean() {
     .await;
 }
 
+/// What a client hears that says bytes, and that says nothing more.
+async fn is_refused(to: SocketAddr, what: &str) {
+    for half_closed in [false, true] {
+        let mut client = TcpStream::connect(to).await.unwrap();
+        let mut heard = Vec::new();
+        // It may be over before anything was said.
+        let talk = async {
+            client.write_all(b"\0\0").await?;
+            if half_closed {
+                let _ = client.shutdown().await;
+            }
+            client.read_to_end(&mut heard).await
+        };
+        let error = timeout(LONG, talk).await.expect("it ends").expect_err(what);
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{what}");
+        assert_eq!(heard, b"", "{what}");
+    }
+}
+
+/// An end would look like a whole answer without a byte.
 #[tokio::test]
-async fn where_nobody_answers_the_client_is_not_told_of_a_whole_answer() {
+async fn what_fails_before_its_tunnel_stands_is_reset() {
     local(async {
-        let mut rig = Rig::new(|_| {});
-        let address = rig.inbound(nobody().await);
-        plain(&mut rig, address);
-        let error = end_of(address).await.expect_err("there is no answer");
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let web = || chain("web", TransportMatch::Plain, &["http/1.1", "h2c"], super::mesh::answering());
+        let unseen = || chain("tcp", TransportMatch::Any, &[], tcp("app"));
+        let seen = || chain("tcp", TransportMatch::Plain, &[], tcp("app"));
+        let denied = |chain: FilterChain| FilterChain { authorization: deny_all(), ..chain };
+        let (app, dead) = (echo("").await, nobody().await);
+        for (what, app, chains) in [
+            ("declared, nobody answers", dead, vec![unseen()]),
+            ("undeclared, nobody answers", dead, vec![web(), seen()]),
+            ("declared, denied", app, vec![denied(unseen())]),
+            ("undeclared, denied", app, vec![web(), denied(seen())]),
+            ("STRICT", app, vec![mesh_chain("mtls-tcp", &[], Vec::new())]),
+        ] {
+            let mut rig = Rig::new(|_| {});
+            let address = rig.inbound(app);
+            rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+            is_refused(address, what).await;
+        }
+        let mut rig = Rig::new(|process| process.outbound_policy = OutboundPolicy::RegistryOnly);
+        rig.apply([]);
+        is_refused(rig.outbound("outside.test:80"), "not known").await;
+    })
+    .await;
+}
+
+/// The sidecar of the client has a tunnel by then.
+#[tokio::test]
+async fn what_fails_behind_the_other_sidecar_is_reset() {
+    local(async {
+        let web = || FilterChain {
+            terminal: super::mesh::answering(),
+            ..mesh_chain("mtls-http", &["istio-http/1.1"], Vec::new())
+        };
+        let bytes = || mesh_chain("mtls-tcp", &[], Vec::new());
+        let denied = || mesh_chain("mtls-tcp", &[], deny_all());
+        let (app, dead) = (echo("").await, nobody().await);
+        for (what, app, chains) in [
+            ("declared, nobody answers", dead, vec![bytes()]),
+            ("undeclared, nobody answers", dead, vec![web(), bytes()]),
+            ("declared, denied", app, vec![denied()]),
+            ("undeclared, denied", app, vec![web(), denied()]),
+        ] {
+            let (_server, _client, entry) = mesh_by(app, chains);
+            is_refused(entry, what).await;
+        }
     })
     .await;
 }

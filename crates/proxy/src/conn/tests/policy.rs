@@ -9,7 +9,7 @@ use outrigger_model::listener::{Direction, FilterChain, TransportMatch};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::{Origin, Resource};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -71,11 +71,8 @@ async fn lives(stream: &mut TcpStream) {
     assert_eq!(read(stream, 1).await, "?");
 }
 
-async fn is_cut(mut stream: TcpStream) {
-    let mut rest = Vec::new();
-    // A reset is as good as an end.
-    let _ = timeout(LONG, stream.read_to_end(&mut rest)).await.expect("still open");
-    assert!(rest.is_empty());
+async fn is_cut(stream: TcpStream) {
+    is_reset(stream, "cut").await;
 }
 
 #[tokio::test]
@@ -292,10 +289,7 @@ async fn where_bytes_are_denied_a_slow_request_is_still_waited_for() {
         let mut rig = Rig::new(|_| {});
         let address = rig.inbound(nobody().await);
         let mut bytes = chain("tcp", TransportMatch::Plain, &[], tcp("app"));
-        let policy =
-            RbacPolicy { permissions: vec![Permission::Any], principals: vec![Principal::Any], origin: None };
-        bytes.authorization =
-            vec![Rbac { action: RbacAction::Deny, policies: BTreeMap::from([("p".into(), policy)]) }];
+        bytes.authorization = deny_all();
         let web = chain("web", TransportMatch::Plain, &["http/1.1", "h2c"], super::mesh::answering());
         rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), vec![web, bytes])]);
         // As if servers spoke first here: the client's time is over before it has begun.
@@ -303,7 +297,7 @@ async fn where_bytes_are_denied_a_slow_request_is_still_waited_for() {
         let mut slow = TcpStream::connect(address).await.unwrap();
         let mut opaque = TcpStream::connect(address).await.unwrap();
         opaque.write_all(b"\0\0").await.unwrap();
-        let _ = timeout(LONG, opaque.read_to_end(&mut Vec::new())).await.unwrap();
+        is_reset(opaque, "denied").await;
         assert!(rig.line().await["error"].as_str().unwrap().contains("denied"));
         slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert_eq!(read(&mut slow, 12).await, "HTTP/1.1 204");
@@ -316,14 +310,14 @@ async fn a_connection_that_has_not_begun_makes_room_for_others() {
     local(async {
         let authority = authority();
         let server = Server::new(&authority).await;
-        let mut silent = TcpStream::connect(server.address).await.unwrap();
+        let silent = TcpStream::connect(server.address).await.unwrap();
         let shed = async {
             while server.rig.worker.ledger.shed_idle(1) == 0 {
                 tokio::task::yield_now().await;
             }
         };
         timeout(LONG, shed).await.expect("it is not known to rest");
-        assert_eq!(timeout(LONG, silent.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+        is_reset(silent, "shed").await;
     })
     .await;
 }

@@ -17,7 +17,7 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, Listener, ServerTls, TcpProxy, Terminal, TransportMatch,
 };
-use outrigger_model::policy::Rbac;
+use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::{Destination, Resource, ResourceKind};
 use outrigger_model::route::WeightedCluster;
 use outrigger_telemetry::Drain;
@@ -190,10 +190,25 @@ pub async fn exchange(to: SocketAddr, text: &str) -> io::Result<String> {
     Ok(answer)
 }
 
+/// Holds that nothing more comes, and that this does not look like a clean end.
+pub async fn is_reset(mut stream: TcpStream, what: &str) {
+    let mut rest = Vec::new();
+    let ended = timeout(LONG, stream.read_to_end(&mut rest)).await.expect("still open");
+    assert_eq!(String::from_utf8_lossy(&rest), "", "{what}");
+    assert_eq!(ended.expect_err(what).kind(), io::ErrorKind::ConnectionReset, "{what}");
+}
+
 pub async fn read(stream: &mut TcpStream, n: usize) -> String {
     let mut bytes = vec![0; n];
     timeout(LONG, stream.read_exact(&mut bytes)).await.expect("no bytes").unwrap();
     String::from_utf8(bytes).unwrap()
+}
+
+/// Denies everybody.
+pub fn deny_all() -> Vec<Rbac> {
+    let policy =
+        RbacPolicy { permissions: vec![Permission::Any], principals: vec![Principal::Any], origin: None };
+    vec![Rbac { action: RbacAction::Deny, policies: BTreeMap::from([("p".into(), policy)]) }]
 }
 
 pub fn tcp(cluster: &str) -> Terminal {
