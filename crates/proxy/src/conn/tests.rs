@@ -1,5 +1,6 @@
 //! Connections over loopback sockets, from accept to the application.
 
+mod cut;
 mod ends;
 mod mesh;
 mod outside;

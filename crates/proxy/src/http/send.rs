@@ -217,6 +217,17 @@ impl Sender {
     }
 }
 
+/// What only the end of the connection ends, a clean end would make a whole of. A message that breaks off has been reset by then; but a
+/// connection may also be cut from outside of its request: when policy or trust changes, or at the end of a drain.
+impl Drop for H1Sender {
+    fn drop(&mut self) {
+        let whole = self.finished && self.outgoing.is_empty();
+        if !whole && self.encoder.ends_with_the_connection() {
+            self.outgoing.reset();
+        }
+    }
+}
+
 impl H1Sender {
     /// For the messages of one connection; none is being written.
     pub fn new(outgoing: Outgoing) -> Box<Self> {

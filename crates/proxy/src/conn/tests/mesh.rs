@@ -199,6 +199,12 @@ pub(super) fn answering_with(status: u16) -> Terminal {
     http(RouteAction::Direct { status, body: String::new() })
 }
 
+/// Sends every request on to a cluster.
+pub(super) fn forwarding(cluster: &str) -> Terminal {
+    let to = Forward { clusters: vec![WeightedCluster::only(cluster)], ..Forward::default() };
+    http(RouteAction::Forward(to))
+}
+
 /// Does the same with every request.
 fn http(action: RouteAction) -> Terminal {
     let route = Route { name: "all".into(), matches: RouteMatch::any(), action, ..Route::default() };
@@ -267,8 +273,7 @@ async fn a_websocket_ends_when_the_server_that_it_reached_is_revoked() {
         inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
         let store = credentials(&authority, "web");
         let mut outbound = Rig::new(|process| process.credentials = store);
-        let to = Forward { clusters: vec![WeightedCluster::only("stock")], ..Forward::default() };
-        let chains = vec![chain("http", TransportMatch::Any, &[], http(RouteAction::Forward(to)))];
+        let chains = vec![chain("http", TransportMatch::Any, &[], forwarding("stock"))];
         outbound.apply([
             Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
             listener("out", Direction::Outbound, None, chains),
@@ -337,9 +342,7 @@ async fn sidecars_introduce_themselves_once_per_connection() {
             process.credentials = store;
             process.metrics = Totals::new(Local { workload, cluster: "home".into(), ..Local::default() });
         });
-        let to = Forward { clusters: vec![WeightedCluster::only("stock")], ..Forward::default() };
-        let chains =
-            vec![super::rig::chain("http", TransportMatch::Any, &[], http(RouteAction::Forward(to)))];
+        let chains = vec![super::rig::chain("http", TransportMatch::Any, &[], forwarding("stock"))];
         outbound.apply([
             Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
             listener("out", Direction::Outbound, None, chains),
