@@ -153,6 +153,24 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
     }
 }
 
+/// What is waited for in a client's name, unless it goes meanwhile: it would keep a place that others wait for, and be dialled for in vain.
+///
+/// # Errors
+/// The client is gone; else as what is waited for.
+pub async fn while_there<T>(
+    client: &Unanswered,
+    waiting: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        come = waiting => come,
+        () = client.gone() => {
+            let detail = "the client went away while a server was dialled for it";
+            Err(Failure::downstream(Stage::Connect, FailureKind::DownstreamClosed, detail))
+        }
+    }
+}
+
 /// What did not end on both sides broke off, for whatever reason, and whoever is still there must see that: a FIN, which
 /// says that all was sent, would make a whole answer of half of one.
 impl Drop for Tunnel {
@@ -275,7 +293,7 @@ impl Tunnel {
         let mut record = StreamRecord::open(&worker, &info, Protocol::Tcp, Instant::now());
         let dialled = match early {
             Some(dialled) => Ok(dialled),
-            None => Box::pin(dial(&worker, &info, tcp)).await,
+            None => Box::pin(while_there(&downstream, dial(&worker, &info, tcp))).await,
         };
         let upstream = match dialled {
             Ok(dialled) => dialled.used(),

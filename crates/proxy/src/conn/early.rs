@@ -234,7 +234,7 @@ impl Race {
         };
         // Whatever else it is, the upstream has had nothing of it and goes unused, or did not answer and was not needed.
         let early = match seen.detected {
-            Some(Detected::Opaque) => Some(server.upstream().await?),
+            Some(Detected::Opaque) => Some(l4::while_there(&seen.stream, server.upstream()).await?),
             _ => None,
         };
         Ok(Seen { early, ..seen })

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
@@ -25,7 +26,33 @@ const INODE_AT: usize = 68;
 /// FIN-WAIT-1, FIN-WAIT-2, TIME-WAIT and CLOSING, of `enum tcp_state`: the states of a socket that has sent its FIN first.
 const HAS_ENDED: [u8; 4] = [4, 5, 6, 11];
 
-/// Ends when the peer of this connection has gone; never if it cannot be known.
+/// A peer's end or reset, whatever it has sent before that nobody has read. Its end is told with what is urgent, which is never asked
+/// for otherwise.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const ENDED: Interest = Interest::PRIORITY.add(Interest::ERROR);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const ENDED: Interest = Interest::ERROR;
+
+/// Ends when the peer has gone, while nobody reads: by a reset, or by an end before which it has said nothing and behind which nobody is left.
+/// What somebody has sent who is gone since is not lost.
+pub(crate) async fn gone(stream: &Stream) {
+    let Some(tcp) = stream.tcp() else { return pending().await };
+    match tcp.ready(ENDED).await {
+        Ok(ready) if !ready.is_error() => {}
+        _ => return,
+    }
+    let silent = match tcp.peek(&mut [0]).await {
+        // Of TLS, and of what was read ahead, there is something to send on.
+        Ok(there) => there == 0 && matches!(stream, Stream::Tcp(_)),
+        Err(_) => return,
+    };
+    tokio::select! {
+        _ = tcp.ready(Interest::ERROR) => {}
+        () = left(stream), if silent => {}
+    }
+}
+
+/// Ends when the peer of this connection, which has ended its side, has gone; never if it cannot be known.
 pub(crate) fn left(stream: &Stream) -> impl Future<Output = ()> + use<> {
     let views = stream.tcp().map(views).unwrap_or_default();
     async move {

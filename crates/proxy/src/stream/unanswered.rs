@@ -1,5 +1,6 @@
 //! A connection whose peer has heard nothing from us.
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::Stream;
+use super::{Stream, left};
 
 /// A connection that is not served yet. Dropped so, for whatever reason, it ends by a reset: an end would look like a whole answer
 /// without a byte.
@@ -54,6 +55,14 @@ impl Unanswered {
     /// The connection, to look at.
     pub fn get(&self) -> Option<&Stream> {
         self.stream.as_ref()
+    }
+
+    /// Ends when the peer has gone. One that has only ended its side still takes an answer, and what it has sent still arrives.
+    pub async fn gone(&self) {
+        match self.get() {
+            Some(stream) => left::gone(stream).await,
+            None => pending().await,
+        }
     }
 
     /// The bytes that were read ahead and are not consumed yet.

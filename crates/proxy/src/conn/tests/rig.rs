@@ -21,6 +21,7 @@ use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolic
 use outrigger_model::resource::{Destination, Resource, ResourceKind};
 use outrigger_model::route::WeightedCluster;
 use outrigger_telemetry::Drain;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -33,6 +34,7 @@ use crate::listen::{self, accept};
 use crate::metrics::{Local, Totals};
 use crate::process::{Demand, Process};
 use crate::runtime::build::{Builder, InForce};
+use crate::runtime::cluster::PickContext;
 use crate::runtime::snapshot::Snapshot;
 use crate::worker::Worker;
 
@@ -178,6 +180,31 @@ pub async fn echo(greeting: &'static str) -> SocketAddr {
 /// An address where nobody listens.
 pub async fn nobody() -> SocketAddr {
     TcpListener::bind(any_port()).await.unwrap().local_addr().unwrap()
+}
+
+/// An address where connections wait for ever: the queue of who listens there is full, for as long as what comes with it is kept.
+pub async fn full() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&any_port().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queued.push(stream);
+    }
+    (address, (socket, queued))
+}
+
+/// Until something is under way to the application, or nothing is any more.
+pub async fn busy(rig: &Rig, app: SocketAddr, wanted: bool) {
+    let cluster = rig.worker.snapshot().cluster("app").unwrap().clone();
+    let context = PickContext { tried: &[], original: (app, Default::default()), hash: None };
+    let come = async {
+        while (cluster.pick(&context).unwrap().in_flight() > 0) != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, come).await.expect("the application's connections stay as they are");
 }
 
 /// Sends, ends, and reads to the end.

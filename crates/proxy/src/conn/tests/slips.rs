@@ -10,7 +10,6 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::rig::*;
-use crate::runtime::cluster::PickContext;
 
 fn apply(rig: &mut Rig, address: SocketAddr, chains: Vec<FilterChain>) {
     rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
@@ -24,15 +23,6 @@ fn mesh() -> FilterChain {
     mesh_chain("mtls-tcp", &["istio"], Vec::new())
 }
 
-/// Until the worker waits for the client to speak: it has tried the server.
-async fn silent(rig: &Rig, app: SocketAddr) {
-    let cluster = rig.worker.snapshot().cluster("app").unwrap().clone();
-    let context = PickContext { tried: &[], original: (app, Default::default()), hash: None };
-    while cluster.pick(&context).unwrap().in_flight() == 0 {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
 async fn a_client_that_was_silent_when_strict_came_is_refused_when_it_speaks() {
     local(async {
@@ -41,7 +31,8 @@ async fn a_client_that_was_silent_when_strict_came_is_refused_when_it_speaks() {
         let address = rig.inbound(app);
         apply(&mut rig, address, vec![mesh(), plain()]);
         let mut client = TcpStream::connect(address).await.unwrap();
-        silent(&rig, app).await;
+        // It waits for the client to speak: it has tried the server.
+        busy(&rig, app, true).await;
         apply(&mut rig, address, vec![mesh()]);
         client.write_all(b"plain text").await.unwrap();
         is_reset(client, "refused").await;
@@ -60,7 +51,8 @@ async fn a_denial_that_comes_while_first_bytes_are_awaited_holds_for_them() {
         let web = || chain("web", TransportMatch::Plain, &["http/1.1", "h2c"], super::mesh::answering());
         apply(&mut rig, address, vec![web(), plain()]);
         let mut client = TcpStream::connect(address).await.unwrap();
-        silent(&rig, app).await;
+        // It waits for the client to speak: it has tried the server.
+        busy(&rig, app, true).await;
         apply(&mut rig, address, vec![web(), FilterChain { authorization: deny_all(), ..plain() }]);
         client.write_all(b"\0").await.unwrap();
         is_reset(client, "refused").await;

@@ -106,29 +106,13 @@ async fn a_failed_early_dial_ends_only_what_is_opaque() {
 #[tokio::test]
 async fn a_client_that_speaks_is_not_held_up_by_a_dial_that_hangs() {
     local(async {
-        // Its queue is full: a dial is not answered.
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        socket.listen(0).unwrap();
-        let app = socket.local_addr().unwrap().as_socket().unwrap();
-        let mut queued = Vec::new();
-        while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(app)).await {
-            queued.push(stream);
-        }
+        let (app, _queue) = full().await;
         let mut rig = Rig::new(|_| {});
         let address = rig.inbound(app);
         undeclared(&mut rig, address, false);
         rig.worker.connections.speakers.server("in");
         let mut client = TcpStream::connect(address).await.unwrap();
-        let cluster = rig.worker.snapshot().cluster("app").unwrap().clone();
-        let context = crate::runtime::cluster::PickContext {
-            tried: &[],
-            original: (app, Default::default()),
-            hash: None,
-        };
-        while cluster.pick(&context).unwrap().in_flight() == 0 {
-            tokio::task::yield_now().await;
-        }
+        busy(&rig, app, true).await;
         let begun = std::time::Instant::now();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert_eq!(read(&mut client, 12).await, "HTTP/1.1 204");

@@ -2,8 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use outrigger_model::cluster::{Cluster, Discovery};
 use outrigger_model::listener::{Direction, TransportMatch};
+use outrigger_model::resource::Resource;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,13 +16,13 @@ use super::rig::*;
 use crate::bootstrap::OutboundPolicy;
 
 /// One plain TCP chain for whatever is sent to `address`.
-fn plain(address: SocketAddr) -> [outrigger_model::resource::Resource; 2] {
+fn plain(address: SocketAddr) -> [Resource; 2] {
     let chains = vec![chain("tcp", TransportMatch::Any, &[], tcp("app"))];
     [app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]
 }
 
 /// A port whose protocol nobody declared, plain text only.
-fn undeclared(address: SocketAddr) -> [outrigger_model::resource::Resource; 2] {
+fn undeclared(address: SocketAddr) -> [Resource; 2] {
     let chains = vec![
         chain("web", TransportMatch::Plain, &["http/1.1", "h2c"], tcp("nowhere")),
         chain("tcp", TransportMatch::Plain, &[], tcp("app")),
@@ -62,7 +66,7 @@ async fn a_connection_waits_for_its_configuration() {
 #[tokio::test]
 async fn configuration_that_never_comes_ends_the_connection_with_a_reason() {
     local(async {
-        let mut rig = Rig::new(|process| process.pending_timeout = std::time::Duration::from_millis(20));
+        let mut rig = Rig::new(|process| process.pending_timeout = Duration::from_millis(20));
         let address = rig.inbound(nobody().await);
         assert_eq!(exchange(address, "x").await.unwrap_or_default(), "");
         let line = rig.line().await;
@@ -199,6 +203,79 @@ async fn a_connection_beyond_the_limit_waits_for_its_turn() {
     .await;
 }
 
+/// It breaks off what it has begun to say, or goes without a word.
+async fn leave(mut stream: TcpStream, reset: bool) {
+    if reset {
+        stream.write_all(b"\0\0").await.unwrap();
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_leaves_its_turn_to_the_next() {
+    local(async {
+        let mut rig = Rig::new(|_| {});
+        let mut limited = cluster("stock", vec![endpoint(echo("").await, None)]);
+        (limited.limits.max_connections, limited.limits.max_pending) = (1, 2);
+        limited.connect_timeout = LONG * 100;
+        rig.apply(service("stock", limited));
+        let address = rig.outbound("stock.shop:8080");
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(b"a").await.unwrap();
+        assert_eq!(read(&mut first, 1).await, "a");
+        let cluster = rig.worker.snapshot().cluster("stock").unwrap().clone();
+        let waiting = |wanted: u32| {
+            let cluster = cluster.clone();
+            async move {
+                while cluster.limits.view().pending != wanted {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        // It is gone, too, but has said what it had to say.
+        let mut brief = TcpStream::connect(address).await.unwrap();
+        brief.write_all(b"bye").await.unwrap();
+        timeout(LONG, waiting(1)).await.expect("it waits");
+        drop(brief);
+        for reset in [true, false] {
+            let client = TcpStream::connect(address).await.unwrap();
+            timeout(LONG, waiting(2)).await.expect("it waits");
+            leave(client, reset).await;
+            timeout(LONG, waiting(1)).await.expect("it is found out that the client has gone");
+            assert_eq!(rig.line().await["response_flags"], "DC", "reset: {reset}");
+        }
+        drop(first);
+        let mut received = [0; 2];
+        for bytes in &mut received {
+            *bytes = rig.line().await["bytes_received"].as_u64().unwrap();
+        }
+        received.sort_unstable();
+        assert_eq!(received, [1, 3], "what it had said arrives");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_is_dialled_for_a_client_that_has_gone() {
+    local(async {
+        let (app, _queue) = full().await;
+        for (declared, reset) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut rig = Rig::new(|_| {});
+            let address = rig.inbound(app);
+            rig.apply(if declared { plain(address) } else { undeclared(address) });
+            let discovery = Discovery::OriginalDestination;
+            let patient = Cluster { discovery, connect_timeout: LONG * 100, ..Cluster::new("app") };
+            rig.apply([Resource::Cluster(patient)]);
+            let client = TcpStream::connect(address).await.unwrap();
+            busy(&rig, app, true).await;
+            leave(client, reset).await;
+            busy(&rig, app, false).await;
+            assert_eq!(rig.line().await["response_flags"], "DC", "declared: {declared}, reset: {reset}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_may_speak_first_where_no_protocol_is_declared() {
     local(async {
@@ -222,18 +299,7 @@ async fn a_slow_client_of_a_silent_server_is_still_seen_to_speak_http() {
         rig.apply(undeclared(address));
         let mut stream = TcpStream::connect(address).await.unwrap();
         // The race has begun once the application is dialled.
-        let cluster = rig.worker.snapshot().cluster("app").unwrap().clone();
-        let context = crate::runtime::cluster::PickContext {
-            tried: &[],
-            original: (app, Default::default()),
-            hash: None,
-        };
-        let begun = async {
-            while cluster.pick(&context).unwrap().in_flight() == 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(LONG, begun).await.expect("the application is dialled");
+        busy(&rig, app, true).await;
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         // The chain for HTTP names a cluster that is not there, which proves that it was chosen.
         let mut rest = Vec::new();
@@ -295,7 +361,7 @@ async fn a_servers_first_words_are_held_back_while_the_client_may_begin_tls() {
             let begun = std::time::Instant::now();
             let mut stream = TcpStream::connect(address).await.unwrap();
             assert_eq!(read(&mut stream, 10).await, "220 ready\n");
-            assert!(begun.elapsed() >= std::time::Duration::from_millis(20), "{:?}", begun.elapsed());
+            assert!(begun.elapsed() >= Duration::from_millis(20), "{:?}", begun.elapsed());
         }
         assert_eq!(races(&rig), [0, 2], "the second was remembered, and held back all the same");
     })
