@@ -106,3 +106,64 @@ impl Cancelled {
         let _ = ping.poll_pong(cx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use h2::server::SendResponse;
+    use http::{Request, Response};
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// Both ends go on, as far as they can.
+    async fn turns(
+        client: &mut h2::client::Connection<DuplexStream, Bytes>,
+        server: &mut h2::server::Connection<DuplexStream, Bytes>,
+        accepted: &mut Vec<SendResponse<Bytes>>,
+    ) {
+        for _ in 0..8 {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut *client).poll(&mut cx);
+            while let Poll::Ready(Some(Ok((_, respond)))) = server.poll_accept(&mut cx) {
+                accepted.push(respond);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn interim_heads_for_streams_that_wait_for_their_reset_are_not_kept() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((mut send, mut client), mut server) = (client.unwrap(), server.unwrap());
+        let mut ping = client.ping_pong().unwrap();
+        let asked: Vec<_> = (0..=AT_ONCE)
+            .map(|_| send.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap())
+            .collect();
+        let mut accepted = Vec::new();
+        turns(&mut client, &mut server, &mut accepted).await;
+        assert_eq!(accepted.len(), AT_ONCE + 1);
+        for _ in 0..8 {
+            let early = Response::builder().status(103).body(()).unwrap();
+            accepted[AT_ONCE].send_informational(early).unwrap();
+        }
+        turns(&mut client, &mut server, &mut accepted).await;
+
+        let mut cancelled = Cancelled::default();
+        let mut leave = Vec::new();
+        for (response, stream) in asked {
+            leave.extend(cancelled.add((response, Sender::h2(Some(stream)))));
+        }
+        assert_eq!((leave.len(), cancelled.waiting()), (AT_ONCE, 1));
+        let mut cx = Context::from_waker(Waker::noop());
+        let first = cancelled.waiting[0].0.poll_informational(&mut cx);
+        assert!(matches!(first, Poll::Ready(Some(Ok(_)))), "they have come");
+        cancelled.follow(&mut ping, &mut cx);
+        assert!(cancelled.next(&mut ping, &mut cx).is_empty(), "the PING has not been answered");
+        assert!(cancelled.waiting[0].0.poll_informational(&mut cx).is_pending(), "one was kept");
+    }
+}
