@@ -1,4 +1,4 @@
-//! Connections of HTTP/1 that are cut from outside of their request: nobody takes the half that came for the whole.
+//! Connections that are cut from outside of what serves them: nobody takes the half that came for the whole, nor nothing for an answer.
 
 use std::net::SocketAddr;
 
@@ -76,6 +76,24 @@ async fn a_tunnel_is_cut_by_a_reset_on_both_sides() {
             cut(&mut rig, address);
             is_reset(client, way).await;
             is_reset(there, way).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_whose_server_is_still_dialled_are_cut_by_a_reset() {
+    local(async {
+        let (app, _queue) = full().await;
+        for (way, cut) in CUTS {
+            let mut rig = Rig::new(|_| {});
+            let address = rig.inbound(app);
+            let chains = vec![chain("tcp", TransportMatch::Any, &[], tcp("app"))];
+            rig.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+            let client = TcpStream::connect(address).await.unwrap();
+            busy(&rig, app, true).await;
+            cut(&mut rig, address);
+            is_reset(client, way).await;
         }
     })
     .await;
