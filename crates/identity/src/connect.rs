@@ -6,17 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use outrigger_model::identity::SpiffeId;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::sign::SingleCertAndKey;
-use rustls::{DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::bundle::TrustBundle;
 use crate::credentials::Credentials;
 use crate::error::{CertificateProblem, IdentityError};
+use crate::proof::{Judge, Proof, ServerBy};
 use crate::provider::provider;
-use crate::verify::{Role, refuse_tls12, verify_chain, verify_tls13};
+use crate::verify::{Role, verify_chain};
 
 /// Whom a connection must reach.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,7 +65,7 @@ pub fn client_config(
     expected: PeerExpectation,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, IdentityError> {
-    let verifier = PeerVerifier { bundle: credentials.bundle.clone(), expected };
+    let verifier = ServerBy(Wanted { bundle: credentials.bundle.clone(), expected });
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -82,47 +81,26 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// Accepts whom the mesh knows as the peer that is wanted.
 #[derive(Debug)]
-struct PeerVerifier {
+struct Wanted {
     bundle: Arc<TrustBundle>,
     expected: PeerExpectation,
 }
 
-impl ServerCertVerifier for PeerVerifier {
-    fn verify_server_cert(
+impl Judge for Wanted {
+    const PROOF: Proof = Proof::Tls13;
+
+    fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<(), rustls::Error> {
         let presented = verify_chain(&self.bundle, leaf, intermediates, Role::Server, now)?;
         if self.expected.accepts(&self.bundle, &presented) {
-            return Ok(ServerCertVerified::assertion());
+            return Ok(());
         }
         Err(CertificateProblem::WrongIdentity { expected: self.expected.to_string(), presented }.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(refuse_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }

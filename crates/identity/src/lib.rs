@@ -39,6 +39,7 @@ pub mod distrust;
 pub mod incoming;
 
 mod pem;
+mod proof;
 mod provider;
 #[cfg(test)]
 mod testing;

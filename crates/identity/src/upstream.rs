@@ -4,14 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientConfig, Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor,
     verify_server_name,
 };
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -20,6 +19,7 @@ use webpki::EndEntityCert;
 
 use crate::error::{CertificateProblem, IdentityError};
 use crate::pem;
+use crate::proof::{Judge, Proof, ServerBy};
 use crate::provider::provider;
 
 /// Where Linux distributions keep the public roots.
@@ -57,7 +57,7 @@ pub fn upstream_client_config(settings: &UpstreamTls) -> Result<Arc<ClientConfig
         builder.with_webpki_verifier(verifier)
     } else {
         let names = settings.subject_alt_names.clone();
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(NamedVerifier { roots, names }))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(ServerBy(Named { roots, names })))
     };
     let mut config = match &settings.client {
         Some((chain, key)) => {
@@ -81,7 +81,8 @@ pub async fn connect_unverified<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> std::io::Result<TlsStream<S>> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(std::io::Error::other)?.dangerous();
-    let mut config = builder.with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
+    let verifier = Arc::new(ServerBy(Anybody));
+    let mut config = builder.with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.resumption = Resumption::disabled();
     TlsConnector::from(Arc::new(config)).connect(ServerName::from(address), stream).await
 }
@@ -131,57 +132,35 @@ fn client_key(chain: &str, key: &str) -> Result<CertifiedKey, IdentityError> {
 #[derive(Debug)]
 struct Anybody;
 
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
+impl Judge for Anybody {
+    const PROOF: Proof = Proof::Nothing;
+
+    fn judge(
         &self,
         _leaf: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+    ) -> Result<(), rustls::Error> {
+        Ok(())
     }
 }
 
 /// Accepts a server that has one of the given names instead of the SNI's.
 #[derive(Debug)]
-struct NamedVerifier {
+struct Named {
     roots: Arc<RootCertStore>,
     names: Vec<String>,
 }
 
-impl ServerCertVerifier for NamedVerifier {
-    fn verify_server_cert(
+impl Judge for Named {
+    const PROOF: Proof = Proof::AnyVersion;
+
+    fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<(), rustls::Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
@@ -191,7 +170,7 @@ impl ServerCertVerifier for NamedVerifier {
             Err(_) => named.valid_uri_names().any(|uri| uri == wanted),
         };
         if self.names.iter().any(has) {
-            return Ok(ServerCertVerified::assertion());
+            return Ok(());
         }
         let presented: Vec<&str> = named.valid_dns_names().chain(named.valid_uri_names()).take(8).collect();
         let text =
@@ -200,28 +179,5 @@ impl ServerCertVerifier for NamedVerifier {
             Box::<dyn std::error::Error + Send + Sync>::from(text),
         )))
         .into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, leaf, signature, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        crate::verify::verify_tls13(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
     }
 }

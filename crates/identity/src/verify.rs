@@ -6,8 +6,6 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use outrigger_model::identity::SpiffeId;
-use rustls::DigitallySignedStruct;
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
@@ -108,18 +106,4 @@ fn explain(error: webpki::Error, id: SpiffeId, roots: usize, now: UnixTime) -> C
         }
         other => CertificateProblem::Chain { id, reason: other.to_string() },
     }
-}
-
-/// The proof that the peer holds the key, for TLS 1.3; no earlier version is ever offered.
-pub(crate) fn verify_tls13(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    let algorithms = provider().signature_verification_algorithms;
-    rustls::crypto::verify_tls13_signature(message, leaf, signature, &algorithms)
-}
-
-pub(crate) fn refuse_tls12() -> rustls::Error {
-    rustls::Error::General("the mesh speaks TLS 1.3 only".to_owned())
 }
