@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use outrigger_identity::Revoked;
-use outrigger_rules::intent::Intent;
+use outrigger_identity::{Authority, AuthorityOptions, Revoked};
+use outrigger_rules::intent::{Intent, KeySource};
 use outrigger_xds::server::{Name, Seat, WILDCARD};
 
 use super::super::cache::fresh;
@@ -84,11 +84,29 @@ const RULES: &[&str] = &[
     "{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: shop}, spec: {type: ExternalName, externalName: catalog.shop.svc.cluster.local, ports: [{port: 80, name: http}, {port: 9090, name: tcp}]}}",
     "{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: shop}, spec: {type: ExternalName, externalName: stock.bank.svc.cluster.local., ports: [{port: 80, name: http}]}}",
     "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: None, publishNotReadyAddresses: true, ports: [{port: 80, targetPort: web}]}}",
+    "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: whole, namespace: shop}, spec: {service: catalog, exportTo: ['.', bank], timeout: 2s, retry: {attempts: 2, retryOn: [connect-failure, 503], perTryTimeout: 500ms}, streams: {idleTimeout: 10m}, routes: [{name: moved, match: {path: {prefix: /old/}}, redirect: {prefix: /new/, status: 308}}, {name: searches, match: {path: {prefix: /search}, method: GET}, rateLimit: {name: searches, requests: 50, per: 1s, by: caller}}, {name: rest, to: [{version: v1, weight: 90}, {version: v2, weight: 10}]}], subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}, fallback: v1, circuitBreaker: {maxRequests: 20}}], circuitBreaker: {maxConnections: 100}, ports: [{port: 9090, connections: {h2Upgrade: true}}]}}",
+    "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: stay, namespace: shop}, spec: {service: web, session: {cookie: {name: web, lifetime: permanent}, absoluteTimeout: 1h}, routes: [{name: api, match: {path: {prefix: /api}}, session: {header: x-session, strict: 410}}, {name: pages}]}}",
+    "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: counted, namespace: shop}, spec: {service: web, rateLimit: [{name: clients, service: limiter, descriptor: {header: x-client, key: client}}, {name: own, requests: 5, per: 1s}]}}",
+    "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: few, namespace: bank}, spec: {service: stock, adaptiveConcurrency: {percentile: 90, maxLimit: 200, updateInterval: 250ms, minRtt: {interval: 1m, requestCount: 50, jitterPercent: 20, minConcurrency: 5, bufferPercent: 50}}}}",
+    "{apiVersion: outrigger.io/v1, kind: TrafficRules, metadata: {name: asked, namespace: bank}, spec: {service: pay, healthCheck: {http: {path: /healthz}}, retry: {perTryTimeout: 500ms}, hedge: {delay: 50ms, attempts: 3}, routes: [{name: search, match: {path: {prefix: /search}}, hedge: {delay: p95, minSamples: 100}, retry: {attempts: 5, retryOn: [503]}}, {name: all}]}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: catalog, namespace: shop}, spec: {targetRefs: [{group: '', kind: Service, name: catalog}], validation: {hostname: a.example.com, wellKnownCACertificates: System}}}",
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: by-map, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'}, spec: {targetRefs: [{group: '', kind: Service, name: stock}, {group: '', kind: Service, name: web}, {group: '', kind: Service, name: catalog, sectionName: http}], validation: {hostname: b.example.com, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}}",
 ];
+
+/// The certificates that a policy above names.
+fn roots() -> String {
+    let authority = Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
+    let pem = authority.bundle().to_pem("cluster.local");
+    let pem: String = pem.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: shop}}\ndata:\n  ca.crt: |\n{pem}"
+    )
+}
 
 fn settings() -> MeshSettings {
     let providers = "[{name: pay, envoyExtAuthzHttp: {service: bank/pay.bank.svc.cluster.local, port: 80}},
-                      {name: api, envoyExtAuthzGrpc: {service: api.example.com, port: 80}}]";
+                      {name: api, envoyExtAuthzGrpc: {service: api.example.com, port: 80}},
+                      {name: limiter, envoyRateLimitGrpc: {service: bank/pay.bank.svc.cluster.local, port: 80}}]";
     MeshSettings { providers: serde_saphyr::from_str(providers).unwrap(), ..MeshSettings::default() }
 }
 
@@ -129,6 +147,8 @@ struct Bench {
     rules: BTreeSet<usize>,
     intents: Vec<Vec<Intent>>,
     roots: usize,
+    revoked: Arc<Revoked>,
+    keys: BTreeMap<KeySource, Arc<str>>,
     compiled: Compiled,
     streams: Vec<Stream>,
     names: Vec<Name>,
@@ -157,10 +177,10 @@ impl Bench {
             client(ClientKind::Grpc, "bank", "default", None, true),
             client(ClientKind::Grpc, "shop", "default", None, false),
         ];
-        let intents = RULES.iter().map(|rule| intents(rule)).collect();
-        let (rules, roots) = (BTreeSet::new(), 0);
-        let rng = Rng::with_seed(seed);
-        Self { rng, world, rules, intents, roots, compiled, streams, names: all_names() }
+        let intents = RULES.iter().map(|rule| intents(rule)).chain([intents(&roots())]).collect();
+        let (rules, roots, keys) = (BTreeSet::new(), 0, BTreeMap::new());
+        let (revoked, rng) = (Arc::default(), Rng::with_seed(seed));
+        Self { rng, world, rules, intents, roots, revoked, keys, compiled, streams, names: all_names() }
     }
 
     fn instance(&mut self) -> Instance {
@@ -198,31 +218,54 @@ impl Bench {
     fn change(&mut self) {
         let mut change = Change::default();
         for _ in 0..=self.rng.u8(..3) {
-            match self.rng.u8(..10) {
+            match self.rng.u8(..13) {
                 0..6 => {
                     let instance = self.instance();
                     self.world.put(Arc::new(instance), 0, &mut change);
                 }
                 6..8 => self.world.take(&format!("i{}", self.rng.usize(..10)), &mut change),
-                8 => {
-                    let rule = self.rng.usize(..RULES.len());
+                8..10 => {
+                    let rule = self.rng.usize(..self.intents.len());
                     if !self.rules.remove(&rule) {
                         self.rules.insert(rule);
                     }
                     let all =
                         self.rules.iter().flat_map(|rule| self.intents[*rule].clone()).collect::<Vec<_>>();
                     self.world.rule(all, &mut change);
+                    // Those that nobody wants are forgotten: they may be others once somebody does.
+                    let wanted = self.world.key_sources();
+                    self.keys.retain(|source, _| wanted.contains_key(source));
                 }
-                _ => {
+                10 => {
                     self.roots += 1;
                     change.facts.insert(Fact::Trust);
                 }
+                11 => {
+                    let entry = format!("serial:{:x}", self.rng.u8(1..));
+                    let others = self.revoked.entries().skip(usize::from(self.rng.bool()));
+                    self.revoked = Arc::new(Revoked::parse(others.chain([entry])).unwrap());
+                    change.facts.insert(Fact::Trust);
+                }
+                _ => self.learn(&mut change),
             }
         }
         self.world.generation += 1;
         let roots = self.roots.to_string().into();
-        let stale = self.compiled.advance(Arc::new(self.world.clone()), roots, Arc::default(), &change);
+        let revoked = self.revoked.clone();
+        let stale = self.compiled.advance(Arc::new(self.world.clone()), roots, revoked, &change);
         self.compiled.settle(self.world.generation, stale, &change);
+    }
+
+    /// Keys that a rule wants are there, or are others now.
+    fn learn(&mut self, change: &mut Change) {
+        let wanted: Vec<KeySource> = self.world.key_sources().into_keys().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let source = wanted[self.rng.usize(..wanted.len())].clone();
+        let keys: Arc<str> = format!("{{\"keys\": [{{\"kid\": \"{}\"}}]}}", self.rng.u8(..4)).into();
+        self.world.learn(source.clone(), keys.clone(), change);
+        self.keys.insert(source, keys);
     }
 
     /// Somebody wants another name, or one name less.
@@ -241,12 +284,14 @@ impl Bench {
     fn check(&mut self, step: usize, stream: usize) {
         let all = self.rules.iter().flat_map(|rule| self.intents[*rule].clone()).collect::<Vec<_>>();
         let generation = self.world.generation;
-        let afresh = World::new(generation, settings(), self.world.instances().cloned(), all);
-        let afresh = Arc::new(afresh);
-        let (roots, revoked): (Arc<str>, Arc<Revoked>) = (self.roots.to_string().into(), Arc::default());
+        let mut afresh = World::new(generation, settings(), self.world.instances().cloned(), all);
+        for (source, keys) in &self.keys {
+            afresh.learn(source.clone(), keys.clone(), &mut Change::default());
+        }
+        let (afresh, roots): (_, Arc<str>) = (Arc::new(afresh), self.roots.to_string().into());
         let stream = &mut self.streams[stream];
         for (name, has) in &stream.has {
-            let expected = fresh(&afresh, &roots, &revoked, &stream.scope, name.0, &name.1);
+            let expected = fresh(&afresh, &roots, &self.revoked, &stream.scope, name.0, &name.1);
             assert_eq!(*has, expected, "after {step} changes, {name:?} as {:?} sees it", stream.scope);
         }
     }
