@@ -35,6 +35,7 @@ mod canonical;
 mod debug;
 pub mod described;
 mod enforced;
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod metrics;
 mod others;

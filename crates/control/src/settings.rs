@@ -143,8 +143,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// For tests and embedding: everything on loopback with port 0.
-    pub fn ephemeral(data_dir: impl Into<PathBuf>) -> Self {
+    /// Everything on loopback with port 0.
+    #[cfg(test)]
+    pub(crate) fn ephemeral(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             xds_address: loopback(0),

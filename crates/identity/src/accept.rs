@@ -27,26 +27,11 @@ pub enum ClientAuth {
     Optional,
 }
 
-/// A configuration that requires a verified client certificate. `alpn` is in order of preference; empty means none.
+/// A configuration that verifies every certificate that a client shows. `alpn` is in order of preference; empty means none.
 ///
 /// # Errors
 /// When the credentials hold no certificate.
-pub fn server_config(credentials: &Credentials, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, IdentityError> {
-    build(credentials, alpn, ClientAuth::Required)
-}
-
-/// As [`server_config`], but a client may come without a certificate. One that it shows must still be good.
-///
-/// # Errors
-/// When the credentials hold no certificate.
-pub fn server_config_optional_client(
-    credentials: &Credentials,
-    alpn: &[&[u8]],
-) -> Result<Arc<ServerConfig>, IdentityError> {
-    build(credentials, alpn, ClientAuth::Optional)
-}
-
-pub(crate) fn build(
+pub fn server_config(
     credentials: &Credentials,
     alpn: &[&[u8]],
     client_auth: ClientAuth,

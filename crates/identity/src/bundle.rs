@@ -178,11 +178,6 @@ impl TrustBundle {
         self.domains.get(self.canonical(trust_domain)).map(|roots| roots.anchors.as_slice())
     }
 
-    /// The trust domains with roots, in order.
-    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
-        self.domains.keys().map(String::as_str)
-    }
-
     /// Every trust domain and alias that this bundle accepts.
     pub fn accepted_names(&self) -> Vec<String> {
         self.domains.keys().chain(self.aliases.keys()).cloned().collect()

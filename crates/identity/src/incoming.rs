@@ -22,7 +22,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
-use tonic::{Request, Status};
 
 use crate::accept::ClientAuth;
 use crate::cert::validity_of;
@@ -55,24 +54,6 @@ impl PeerInfo {
     pub fn is_certificate_valid(&self, now: SystemTime) -> bool {
         self.identity.is_some() && self.not_after.is_some_and(|end| now <= end)
     }
-}
-
-/// A tonic interceptor that puts the caller's `SpiffeId` itself into the request extensions, for services that know
-/// the model but not this crate. A certificate that has expired since the handshake does not count.
-///
-/// # Errors
-/// Never; the type is tonic's.
-#[allow(clippy::result_large_err)] // tonic's interceptor signature
-pub fn expose_identity(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let identity = request
-        .extensions()
-        .get::<PeerInfo>()
-        .filter(|peer| peer.is_certificate_valid(SystemTime::now()))
-        .and_then(|peer| peer.identity.clone());
-    if let Some(identity) = identity {
-        request.extensions_mut().insert(identity);
-    }
-    Ok(request)
 }
 
 type ConfigSource = dyn FnMut() -> Result<Arc<ServerConfig>, IdentityError> + Send;

@@ -46,7 +46,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{server_config, server_config_optional_client};
+pub use accept::{ClientAuth, server_config};
 #[cfg(feature = "ca")]
 pub use authority::{Authority, AuthorityOptions, IssuedIdentity, keep_server_certificate};
 pub use bundle::TrustBundle;
@@ -61,7 +61,7 @@ pub use csr::renewal::{Enrollment, RenewalHandle, RenewalStatus, Token, run_rene
 pub use csr::service::{Caller, CallerPolicy, CertificateService, Denied};
 pub use error::{CertificateProblem, IdentityError};
 #[cfg(feature = "ca")]
-pub use incoming::{Handshaker, PeerInfo, PeerStream, Refused, TlsListener, expose_identity};
+pub use incoming::{Handshaker, PeerInfo, PeerStream, Refused, TlsListener};
 pub use join::JoinFile;
 pub use revoked::{Revocation, Revoked};
 pub use state_dir::{Lock, StateDir};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::accept::{self, ClientAuth};
+use crate::accept::{ClientAuth, server_config};
 use crate::connect::{PeerExpectation, client_config};
 use crate::credentials::{CredentialStore, Credentials};
 use crate::error::IdentityError;
@@ -67,7 +67,7 @@ impl AcceptConfigs {
         {
             return Ok(config.clone());
         }
-        let mut config = accept::build(credentials, alpn, client_auth)?;
+        let mut config = server_config(credentials, alpn, client_auth)?;
         if self.handed_over {
             handover::server(Arc::make_mut(&mut config));
         }

@@ -110,7 +110,7 @@ pub fn foreign(group: &str, kind: &str) -> Option<&'static str> {
     FOREIGN.iter().find(|known| known.kind == kind && known.group == group).map(|known| known.reason)
 }
 
-/// Group and kind of each that [`foreign`] knows.
+/// Group and kind of each that [`foreign`] knows: a test holds the webhook of a cluster to them.
 pub fn foreign_kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
     FOREIGN.iter().map(|known| (known.group, known.kind))
 }

@@ -10,6 +10,7 @@ pub mod conditions;
 mod definitions;
 mod dialect;
 pub mod finding;
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod host;
 pub mod intent;

@@ -133,23 +133,6 @@ impl Registry {
         vector
     }
 
-    /// Registers a histogram with labels over ascending upper `bounds`; call once per name.
-    pub fn histograms<const N: usize>(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        bounds: &'static [f64],
-        labels: [&'static str; N],
-    ) -> Arc<Vector<SharedHistogram, N>> {
-        let vector = Arc::new(Vector::new(labels, move || SharedHistogram::new(bounds)));
-        let shown = vector.clone();
-        self.register_fn(move |page| {
-            let mut family = page.histogram(name, help);
-            shown.each(|labels, cell| cell.write(labels, &mut family));
-        });
-        vector
-    }
-
     /// Renders the page in text format 0.0.4; its content type is [`page::CONTENT_TYPE`].
     pub fn render(&self) -> String {
         self.page().finish()

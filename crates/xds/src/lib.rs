@@ -5,6 +5,7 @@
 //! and the two ends of the Aggregated Discovery Service. Knows nothing of proxies, registries or rules.
 
 pub mod convert;
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod kind;
 pub mod node;

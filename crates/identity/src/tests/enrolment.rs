@@ -239,24 +239,6 @@ async fn a_sidecar_with_the_state_of_a_former_authority_joins_anew_by_token() {
 }
 
 #[tokio::test]
-async fn a_service_that_knows_only_the_model_finds_the_callers_identity() {
-    use tonic::Request;
-    let info = |left: i64| crate::PeerInfo {
-        identity: Some(id("web")),
-        remote: ([127, 0, 0, 1], 1).into(),
-        not_after: Some(crate::clock::from_unix_seconds(
-            crate::clock::unix_seconds(SystemTime::now()) + left,
-        )),
-    };
-    for (left, wanted) in [(60, Some(id("web"))), (-60, None)] {
-        let mut request = Request::new(());
-        request.extensions_mut().insert(info(left));
-        let request = crate::expose_identity(request).unwrap();
-        assert_eq!(request.extensions().get::<SpiffeId>().cloned(), wanted);
-    }
-}
-
-#[tokio::test]
 async fn somebody_else_in_the_mesh_cannot_play_the_control_plane() {
     let ca = Arc::new(authority());
     let store = CredentialStore::default();

@@ -6,14 +6,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::testing::*;
 use crate::{
-    CredentialStore, IdentityError, PeerExpectation, TrustBundle, WorkerTls, client_config, peer_identity,
-    server_config, server_config_optional_client,
+    ClientAuth, CredentialStore, IdentityError, PeerExpectation, TrustBundle, WorkerTls, client_config,
+    peer_identity, server_config,
 };
 
 #[tokio::test]
 async fn both_sides_learn_each_others_identity() {
     let ca = authority();
-    let server = server_config(&credentials(&ca, "catalog"), &[b"istio-h2", b"h2"]).unwrap();
+    let server =
+        server_config(&credentials(&ca, "catalog"), &[b"istio-h2", b"h2"], ClientAuth::Required).unwrap();
     let expected = PeerExpectation::Exactly(id("catalog"));
     let client = client_config(&credentials(&ca, "web"), expected, &[b"istio-h2", b"istio", b"h2"]).unwrap();
     let (server, client) = handshake(server, client).await;
@@ -27,7 +28,7 @@ async fn both_sides_learn_each_others_identity() {
 #[tokio::test]
 async fn no_ticket_is_issued_and_no_session_resumed() {
     let ca = authority();
-    let server = server_config(&credentials(&ca, "catalog"), &[]).unwrap();
+    let server = server_config(&credentials(&ca, "catalog"), &[], ClientAuth::Required).unwrap();
     let expected = PeerExpectation::Exactly(id("catalog"));
     let client = client_config(&credentials(&ca, "web"), expected, &[]).unwrap();
     for _ in 0..2 {
@@ -45,7 +46,7 @@ async fn no_ticket_is_issued_and_no_session_resumed() {
 #[tokio::test]
 async fn an_expectation_may_be_a_list_or_a_trust_domain_or_an_alias() {
     let ca = authority();
-    let server = server_config(&credentials(&ca, "catalog"), &[]).unwrap();
+    let server = server_config(&credentials(&ca, "catalog"), &[], ClientAuth::Required).unwrap();
     let mut web = credentials(&ca, "web");
     web.bundle = Arc::new(TrustBundle::clone(&web.bundle).with_alias("old.test", TD).unwrap());
     let aliased = outrigger_model::identity::SpiffeId::workload("old.test", "shop", "catalog").unwrap();
@@ -64,7 +65,7 @@ async fn an_expectation_may_be_a_list_or_a_trust_domain_or_an_alias() {
 #[tokio::test]
 async fn an_optional_client_may_come_without_a_certificate() {
     let ca = authority();
-    let server = server_config_optional_client(&credentials(&ca, "catalog"), &[]).unwrap();
+    let server = server_config(&credentials(&ca, "catalog"), &[], ClientAuth::Optional).unwrap();
     let mut anonymous = credentials(&ca, "web");
     anonymous.certificate = None;
     let client = client_config(&anonymous, PeerExpectation::Exactly(id("catalog")), &[]).unwrap();
@@ -84,7 +85,7 @@ async fn a_bundle_of_old_and_new_roots_accepts_certificates_of_both() {
         own
     };
     for (server_ca, client_ca) in [(&old, &new), (&new, &old)] {
-        let server = server_config(&with_both(server_ca, "catalog"), &[]).unwrap();
+        let server = server_config(&with_both(server_ca, "catalog"), &[], ClientAuth::Required).unwrap();
         let expected = PeerExpectation::Exactly(id("catalog"));
         let client = client_config(&with_both(client_ca, "web"), expected, &[]).unwrap();
         let (near, far) = handshake(server, client).await;

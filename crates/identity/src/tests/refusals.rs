@@ -7,8 +7,7 @@ use rcgen::{BasicConstraints, IsCa};
 
 use crate::testing::*;
 use crate::{
-    Credentials, PeerExpectation, TrustBundle, WorkloadCertificate, client_config, server_config,
-    server_config_optional_client,
+    ClientAuth, Credentials, PeerExpectation, TrustBundle, WorkloadCertificate, client_config, server_config,
 };
 
 const WEB: &str = "spiffe://mesh.test/ns/shop/sa/web";
@@ -20,7 +19,7 @@ async fn presented(ca: &TestCa, bundle: &TrustBundle, make: impl Fn() -> KeyAndC
     let client = client_config(&own, PeerExpectation::TrustDomain(TD.to_owned()), &[]).unwrap();
     let (_, as_server) = handshake(raw_server(make()), client).await;
 
-    let server = server_config_optional_client(&own, &[]).unwrap();
+    let server = server_config(&own, &[], ClientAuth::Optional).unwrap();
     let (as_client, _) = handshake(server, raw_client(make(), &ca.bundle())).await;
     [problem(as_server), problem(as_client)]
 }
@@ -117,7 +116,7 @@ async fn one_trust_domains_root_cannot_vouch_for_another() {
 #[tokio::test]
 async fn the_wrong_identity_is_refused_by_both_names() {
     let ca = authority();
-    let server = server_config(&credentials(&ca, "reviews"), &[]).unwrap();
+    let server = server_config(&credentials(&ca, "reviews"), &[], ClientAuth::Required).unwrap();
     let expected = PeerExpectation::Exactly(id("catalog"));
     let client = client_config(&credentials(&ca, "web"), expected, &[]).unwrap();
     let (_, refused) = handshake(server, client).await;
@@ -127,7 +126,7 @@ async fn the_wrong_identity_is_refused_by_both_names() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused_where_one_is_required() {
     let ca = authority();
-    let server = server_config(&credentials(&ca, "catalog"), &[]).unwrap();
+    let server = server_config(&credentials(&ca, "catalog"), &[], ClientAuth::Required).unwrap();
     let mut anonymous = credentials(&ca, "web");
     anonymous.certificate = None;
     let client = client_config(&anonymous, PeerExpectation::Exactly(id("catalog")), &[]).unwrap();
@@ -151,7 +150,8 @@ async fn tls_1_2_is_refused() {
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
         .unwrap();
-    let (refused, _) = handshake(server_config(&own, &[]).unwrap(), Arc::new(old)).await;
+    let (refused, _) =
+        handshake(server_config(&own, &[], ClientAuth::Required).unwrap(), Arc::new(old)).await;
     assert!(refused.unwrap_err().to_string().contains("peer is incompatible"));
 }
 

@@ -13,8 +13,8 @@ use crate::csr::proto::istio_certificate_service_client::IstioCertificateService
 use crate::distrust::distrusted;
 use crate::testing::*;
 use crate::{
-    Caller, CallerPolicy, ControlPeer, ControlPlane, CredentialStore, Credentials, Denied, PeerExpectation,
-    Revoked, TrustBundle, client_config, server_config,
+    Caller, CallerPolicy, ClientAuth, ControlPeer, ControlPlane, CredentialStore, Credentials, Denied,
+    PeerExpectation, Revoked, TrustBundle, client_config, server_config,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -35,18 +35,19 @@ async fn a_revoked_peer_is_refused_by_both_sides_by_identity_and_by_serial() {
     let serial = |of: &Credentials| format!("serial:{}", of.certificate.as_ref().unwrap().serial());
     let expected = || PeerExpectation::Exactly(id("catalog"));
     for entry in [id("web").to_string(), serial(&web)] {
-        let server = server_config(&trusting(&catalog, list(&[&entry])), &[]).unwrap();
+        let server = server_config(&trusting(&catalog, list(&[&entry])), &[], ClientAuth::Required).unwrap();
         let (server, _) = handshake(server, client_config(&web, expected(), &[]).unwrap()).await;
         let said = problem(server);
         assert!(said.contains("sa/web is revoked") && said.contains(&entry), "{said}");
     }
     for entry in [id("catalog").to_string(), serial(&catalog)] {
         let client = client_config(&trusting(&web, list(&[&entry])), expected(), &[]).unwrap();
-        let (_, client) = handshake(server_config(&catalog, &[]).unwrap(), client).await;
+        let (_, client) =
+            handshake(server_config(&catalog, &[], ClientAuth::Required).unwrap(), client).await;
         assert!(problem(client).contains("sa/catalog is revoked"));
     }
     let others = list(&[id("load").as_str(), "serial:1"]);
-    let server = server_config(&trusting(&catalog, others), &[]).unwrap();
+    let server = server_config(&trusting(&catalog, others), &[], ClientAuth::Required).unwrap();
     let (server, _) = handshake(server, client_config(&web, expected(), &[]).unwrap()).await;
     server.unwrap();
 }

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use outrigger_identity::{Authority, AuthorityOptions, Credentials, server_config_optional_client};
+use outrigger_identity::{Authority, AuthorityOptions, ClientAuth, Credentials, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -173,7 +173,7 @@ async fn by_tls_the_application_is_asked_whatever_its_certificate_says() {
     let authority = Authority::in_memory(AuthorityOptions::new("mesh.test")).unwrap();
     let issued = authority.server_certificate(&["somebody.else".to_owned()], &[]).unwrap();
     let credentials = Credentials::new(Some(Arc::new(issued.certificate)), issued.bundle);
-    let acceptor = TlsAcceptor::from(server_config_optional_client(&credentials, &[]).unwrap());
+    let acceptor = TlsAcceptor::from(server_config(&credentials, &[], ClientAuth::Optional).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -96,9 +96,9 @@ impl AdminServer {
         Ok(Self { listener, addr, table: Arc::new(table), limits: Limits::default() })
     }
 
-    /// Replaces the limits.
-    #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    /// The same with other limits.
+    #[cfg(test)]
+    pub(super) fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }

@@ -41,12 +41,6 @@ impl TraceContext {
         Self { trace_id: new_trace_id(), parent: new_span_id(), flags: RANDOM | u8::from(sampled) }
     }
 
-    /// The same trace with another span as parent.
-    #[must_use]
-    pub fn with_parent(self, parent: SpanId) -> Self {
-        Self { parent, ..self }
-    }
-
     /// The same position, recorded or not.
     #[must_use]
     pub fn with_sampled(self, sampled: bool) -> Self {

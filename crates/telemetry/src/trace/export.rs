@@ -139,12 +139,6 @@ impl SpanSender {
         self.shared.stats.endpoints.iter().map(|endpoint| endpoint.exported.value()).sum()
     }
 
-    /// Spans that a collector did not get: it was away, it refused, it was too slow. Summed over the endpoints.
-    pub fn undelivered(&self) -> u64 {
-        let lost = |endpoint: &Arc<EndpointStats>| endpoint.failed.value() + endpoint.backlog.value();
-        self.shared.stats.endpoints.iter().map(lost).sum()
-    }
-
     /// The exporter's own metrics, for the registry.
     pub fn source(&self) -> Arc<dyn Source> {
         Arc::new(StatsSource(self.shared.clone()))

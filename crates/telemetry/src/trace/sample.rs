@@ -26,7 +26,6 @@ pub enum Decision {
 /// Draws for roots, honours everybody else.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
-    percentage: f64,
     /// A draw below this records; 2^64 is written as `None`.
     threshold: Option<u64>,
 }
@@ -36,12 +35,7 @@ impl Sampler {
     pub fn percentage(percentage: f64) -> Self {
         let percentage = if percentage > 0.0 { percentage.min(100.0) } else { 0.0 };
         let threshold = (percentage < 100.0).then_some((percentage / 100.0 * 2_f64.powi(64)) as u64);
-        Self { percentage, threshold }
-    }
-
-    /// The share of roots that is recorded, in percent.
-    pub fn ratio_percent(&self) -> f64 {
-        self.percentage
+        Self { threshold }
     }
 
     /// Decides for one request.

@@ -296,7 +296,7 @@ impl Seat {
         taken
     }
 
-    /// What was marked since the last call: everything, or these names.
+    /// What was marked since the last call: everything, or these names. For whoever looks again without a stream, as tests do.
     pub fn marked(&self) -> (bool, BTreeSet<Name>) {
         let Stale { everything, names, .. } = self.take();
         (everything, names)

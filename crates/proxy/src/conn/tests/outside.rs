@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use outrigger_identity::{Authority, server_config, server_config_optional_client};
+use outrigger_identity::{Authority, ClientAuth, server_config};
 use outrigger_model::cluster::{ClientTls, Cluster, OutsideTls};
 use outrigger_model::resource::Resource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +18,8 @@ use crate::runtime::build::check;
 async fn server(authority: &Authority, mutual: bool) -> SocketAddr {
     let own = credentials(authority, "billing").load();
     let config = match mutual {
-        true => server_config(&own, &[]),
-        false => server_config_optional_client(&own, &[]),
+        true => server_config(&own, &[], ClientAuth::Required),
+        false => server_config(&own, &[], ClientAuth::Optional),
     };
     let acceptor = TlsAcceptor::from(config.unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

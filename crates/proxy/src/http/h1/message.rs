@@ -149,11 +149,6 @@ impl H1Request {
         self.framing
     }
 
-    /// For a request of our own making: announces its body.
-    pub fn set_framing(&mut self, framing: Framing) {
-        self.framing = framing;
-    }
-
     /// Whether the client lets the connection live on (RFC 9112, section 9.3).
     pub fn keeps_alive(&self) -> bool {
         keeps_alive(self.minor, &self.fields)

@@ -1,6 +1,6 @@
 use outrigger_identity::{
-    Authority, AuthorityOptions, CredentialStore, PeerExpectation, TrustBundle, client_config, handover,
-    server_config,
+    Authority, AuthorityOptions, ClientAuth, CredentialStore, PeerExpectation, TrustBundle, client_config,
+    handover, server_config,
 };
 use outrigger_model::identity::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +32,7 @@ fn rustls_configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let authority = Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap();
     let expected = PeerExpectation::Exactly(id("stock"));
     let client = client_config(&credentials(&authority, "web"), expected, &[b"istio"]).unwrap();
-    (client, server_config(&credentials(&authority, "stock"), &[b"istio"]).unwrap())
+    (client, server_config(&credentials(&authority, "stock"), &[b"istio"], ClientAuth::Required).unwrap())
 }
 
 fn name() -> ServerName<'static> {
