@@ -5,13 +5,15 @@
 //! authenticates: whoever binds the server to more than loopback mounts only rows that may be seen.
 
 mod crowd;
+pub mod endpoint;
 mod index;
 pub mod rows;
 pub mod server;
 pub mod table;
 
+pub use endpoint::{AdminRequest, AdminResponse, Row};
 pub use server::{AdminError, AdminServer, Limits};
-pub use table::{AdminRequest, AdminResponse, Row, Table};
+pub use table::Table;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::table::{AdminResponse, Row};
+use super::endpoint::{AdminResponse, Row};
 use crate::drain::Drain;
 use crate::logging::LogControl;
 use crate::metrics::{Registry, page};

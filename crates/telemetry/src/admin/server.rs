@@ -27,7 +27,8 @@ use crate::listen;
 use crate::logging::Throttle;
 
 use super::crowd::{Crowd, Place};
-use super::table::{AdminRequest, AdminResponse, Table, parse_query};
+use super::endpoint::{AdminRequest, AdminResponse};
+use super::table::{Table, parse_query};
 
 /// What one admin port allows.
 #[derive(Clone, Copy, Debug)]

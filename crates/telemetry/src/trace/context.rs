@@ -1,9 +1,7 @@
-//! W3C Trace Context: `traceparent` and `tracestate` on bytes, and the choice between W3C and B3.
+//! W3C Trace Context: `traceparent` and `tracestate` on bytes.
 //!
 //! Nothing here allocates. A header that does not parse is not repaired: the caller forwards it byte for byte and
 //! records no span, because a restarted trace is worse than a missing span.
-
-use super::b3;
 
 /// 16 bytes, not all zero.
 pub type TraceId = [u8; 16];
@@ -137,25 +135,6 @@ pub enum Incoming {
         /// `None`: the caller defers the decision, which only B3 can say.
         sampled: Option<bool>,
     },
-}
-
-/// Reads the trace context of a request. `values` yields all values of a header by its lower-case name.
-///
-/// `traceparent` wins where it is present, even if invalid: the app has spoken W3C. B3 is looked at only without it.
-pub fn extract<'a, I>(values: impl Fn(&'static str) -> I) -> Incoming
-where
-    I: Iterator<Item = &'a [u8]>,
-{
-    let mut traceparents = values(TRACEPARENT);
-    let Some(first) = traceparents.next() else {
-        return b3::extract(values);
-    };
-    // More than one traceparent is an error (W3C §3.2.1): which is the parent?
-    let parsed = if traceparents.next().is_some() { None } else { TraceContext::parse(trim(first)) };
-    match parsed {
-        Some(context) => Incoming::Context { format: Format::W3c, context, sampled: Some(context.sampled()) },
-        None => Incoming::Invalid(Format::W3c),
-    }
 }
 
 /// The members of one `tracestate` value, or `None` when it is not valid. Allocates nothing; several header lines
