@@ -192,7 +192,20 @@ impl FeedState {
         let waiting = self.received.get(&key).filter(|held| !self.serves(&key, held));
         let since = waiting.map_or(now, |held| held.since);
         self.unreadable.remove(&key);
-        self.received.insert(key, Held { resource: Arc::new(resource), version, since, came: now });
+        let resource = self.known(&key, &resource).unwrap_or_else(|| Arc::new(resource));
+        if let Some(serving) = self.in_force.get_mut(&key)
+            && Arc::ptr_eq(&serving.resource, &resource)
+        {
+            serving.version.clone_from(&version);
+        }
+        self.received.insert(key, Held { resource, version, since, came: now });
+    }
+
+    /// A resource that is here already: with it stays what was compiled of it. One that could not be used is tried again instead.
+    fn known(&self, key: &ResourceKey, resource: &Resource) -> Option<Arc<Resource>> {
+        let held = [self.received.get(key), self.in_force.get(key)].into_iter().flatten();
+        let mut same = held.map(|held| &held.resource).filter(|known| ***known == *resource);
+        same.find(|known| self.refused.get(key).is_none_or(|bad| !Arc::ptr_eq(bad, known))).cloned()
     }
 
     /// Whether this very resource is in force, or was and could not be used.

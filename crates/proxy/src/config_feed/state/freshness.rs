@@ -145,8 +145,10 @@ mod tests {
     fn what_was_built_in_vain_is_refused_and_what_serves_is_the_version_before() {
         let now = Instant::now();
         let mut state = FeedState::new([]);
-        for version in ["1", "2"] {
-            state.upsert(Resource::Cluster(Cluster::new(SET)), version.into(), now);
+        for (version, seconds) in [("1", 1), ("2", 2)] {
+            let connect_timeout = Duration::from_secs(seconds);
+            let cluster = Cluster { connect_timeout, ..Cluster::new(SET) };
+            state.upsert(Resource::Cluster(cluster), version.into(), now);
             state.upsert(set(), version.into(), now);
             state.step(now);
             if version == "2" {

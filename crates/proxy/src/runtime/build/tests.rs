@@ -1,9 +1,12 @@
+use std::time::Instant;
+
 use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
 use outrigger_model::listener::ChainInput;
 use outrigger_model::resource;
 use outrigger_model::route::{Forward, Route, RouteAction, RouteMatch, VirtualHost};
 
 use super::*;
+use crate::config_feed::state::FeedState;
 use crate::failure::FailureKind;
 use crate::runtime::cluster::PickContext;
 use crate::runtime::endpoint::Reach;
@@ -204,4 +207,36 @@ fn a_listener_keeps_its_form_while_what_it_leads_to_is_the_same() {
     assert_eq!(turned(endpoints("c", 2)), [true; 3], "endpoints");
     assert_eq!(turned(routes("none", "later")), [true, true, false], "routes that come later");
     assert_eq!(turned(cluster("later")), [true, true, false], "and a cluster that does");
+}
+
+#[test]
+fn what_is_sent_again_keeps_its_compiled_form() {
+    let (now, mut state) = (Instant::now(), FeedState::new([]));
+    state.demand((ResourceKind::Destination, "shop:80".into()), now);
+    let (mut builder, mut before) = (Builder::default(), Snapshot::default());
+    let mut send = |resources: Vec<Arc<Resource>>, version: &str| {
+        for resource in resources {
+            state.upsert((*resource).clone(), version.into(), now);
+        }
+        state.step(now);
+        let in_force: InForce<'_> =
+            state.in_force().map(|(key, held)| ((key.0, key.1.as_str()), &held.resource)).collect();
+        let (next, invalid) = builder.build(&before, &in_force, &[]);
+        assert_eq!(invalid, []);
+        let routes = next.http("l", "http").unwrap().routes.clone();
+        let listener = next.listener_named("l").unwrap().clone();
+        before = next;
+        (listener, routes)
+    };
+    let first = send(everything(), "1");
+    let again = send(everything(), "2");
+    assert!(Arc::ptr_eq(&first.0, &again.0) && Arc::ptr_eq(&first.1, &again.1));
+    let mut changed = Cluster::new("c");
+    changed.limits.max_requests = 7;
+    let other = send(vec![Arc::new(Resource::Cluster(changed))], "3");
+    assert!(!Arc::ptr_eq(&again.0, &other.0) && Arc::ptr_eq(&again.1, &other.1));
+    let wanted = |kind: ResourceKind| if kind == ResourceKind::Cluster { "3" } else { "2" };
+    let versions: Vec<_> = state.in_force().map(|(key, held)| (key.0, held.version.as_str())).collect();
+    assert_eq!(versions.len(), 5);
+    assert!(versions.iter().all(|(kind, version)| *version == wanted(*kind)), "{versions:?}");
 }
