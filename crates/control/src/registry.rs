@@ -9,8 +9,8 @@
 //! each said and decides who has what is claimed twice: the management API before the registries, these in the order of the
 //! settings, within one the part whose name comes first. A registry that fails has said nothing: what it said last holds, and ages.
 //!
-//! To add one: a file here that implements [`Registry`], a field in [`Row`], an arm in `opened`. [`api`] holds the rules of registrations
-//! over the management API, [`lease`] when they expire, [`claim`] whose an address is.
+//! To add one: a file here that implements [`Registry`], a field in [`Row`] with what `row` says of it, an arm in `opened`. [`api`] holds the rules of
+//! registrations over the management API, [`lease`] when they expire, [`claim`] whose an address is.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
