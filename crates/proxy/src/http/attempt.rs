@@ -26,6 +26,7 @@ use crate::runtime::cluster::PickContext;
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::upstream::pool::Leased;
 
+mod awaited;
 pub mod lease;
 pub mod live;
 pub mod race;

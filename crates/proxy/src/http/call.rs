@@ -143,16 +143,7 @@ pub(crate) fn word_of_sidecar(head: &ResponseHead, address: SocketAddr) -> Failu
 }
 
 async fn exchange(live: &mut Live, body: &mut Body, is_head: bool, most: usize) -> Result<Answer, Failure> {
-    poll_fn(|cx| {
-        live.poll_upload(cx, body)?;
-        loop {
-            match ready!(live.poll_head(cx)) {
-                Ok(()) if live.head.is_interim() => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    })
-    .await?;
+    live.until_head(body).await?;
     live.note_head(Instant::now());
     live.begin_response(is_head)?;
     let mut answer =

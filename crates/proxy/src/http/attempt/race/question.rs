@@ -1,8 +1,6 @@
 //! What a rival asks: the request once more, with a body of its own.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 
 use tokio::time::{Duration, Instant, timeout};
 
@@ -74,18 +72,7 @@ impl Question {
             let mut live = Live::send(&mut out, cluster, endpoint, leased)?;
             live.upload.count_messages(is_grpc);
             live.cells.attempt();
-            let body = &mut self.body;
-            let came = poll_fn(|cx| {
-                live.poll_upload(cx, body)?;
-                loop {
-                    match ready!(live.poll_head(cx)) {
-                        Ok(()) if live.head.is_interim() => {}
-                        result => return Poll::Ready(result),
-                    }
-                }
-            })
-            .await;
-            match came {
+            match live.until_head(&mut self.body).await {
                 // What it has not taken by now comes from the client's own body, if it is the one that is taken.
                 Ok(()) => return Ok(live),
                 Err(_) if !fresh && live.is_stale() => {
