@@ -77,10 +77,10 @@ pub enum Channel {
 /// What the handlers work with.
 #[derive(Clone)]
 pub struct Api {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<ApiParts>,
 }
 
-pub(crate) struct Shared {
+pub(crate) struct ApiParts {
     pub(crate) settings: Settings,
     pub(crate) keeper: Keeper,
     pub(crate) registries: Table,

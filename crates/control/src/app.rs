@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, Shared};
+use crate::api::{Api, ApiParts};
 use crate::instance::State;
 use crate::keeper::{Keeper, Start};
 use crate::keys;
@@ -453,11 +453,11 @@ fn remove_socket(path: &Path) {
     }
 }
 
-pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<Shared>) {
+pub(crate) fn api(parts: Parts, advertised: String) -> (Api, Arc<ApiParts>) {
     let Parts { settings, keeper, registries, store, board, tokens, admin, authority, metrics, .. } = parts;
     let replicas = parts.replicas;
     let (rejections, notices) = (parts.rejections, parts.notices);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ApiParts {
         settings,
         keeper,
         registries,

@@ -7,16 +7,16 @@ use outrigger_telemetry::admin::{AdminResponse, Row, Table, rows};
 use outrigger_telemetry::{LogControl, Readiness, Registry};
 use serde_json::{Value, json};
 
-use crate::api::{PAGE_NAMES, Shared, registries};
+use crate::api::{ApiParts, PAGE_NAMES, registries};
 
 /// The table of the port.
 pub(crate) fn table(
-    shared: &Arc<Shared>,
+    shared: &Arc<ApiParts>,
     registry: Registry,
     readiness: Readiness,
     logs: Option<LogControl>,
 ) -> Table {
-    let page = |path: &'static str, help: &'static str, show: fn(&Shared) -> Value| {
+    let page = |path: &'static str, help: &'static str, show: fn(&ApiParts) -> Value| {
         let shared = shared.clone();
         Row::get(path, help, move |_| AdminResponse::json(&show(&shared))).local()
     };
@@ -34,11 +34,11 @@ pub(crate) fn table(
     table
 }
 
-fn syncz(shared: &Shared) -> Value {
+fn syncz(shared: &ApiParts) -> Value {
     json!(shared.board.proxies(shared.keeper.published().generation()))
 }
 
-fn connections(shared: &Shared) -> Value {
+fn connections(shared: &ApiParts) -> Value {
     let latest = shared.keeper.published().generation();
     let proxies = shared.board.proxies(latest);
     let short = |proxy: &crate::status::ProxyStatus| {
@@ -50,7 +50,7 @@ fn connections(shared: &Shared) -> Value {
     json!({ "generation": latest, "clients": proxies.iter().map(short).collect::<Vec<_>>() })
 }
 
-fn registryz(shared: &Shared) -> Value {
+fn registryz(shared: &ApiParts) -> Value {
     let published = shared.keeper.published();
     let world = &published.world;
     let service = |service: &crate::world::Service| {
@@ -66,7 +66,7 @@ fn registryz(shared: &Shared) -> Value {
     })
 }
 
-fn configz(shared: &Shared) -> Value {
+fn configz(shared: &ApiParts) -> Value {
     let published = shared.keeper.published();
     let rule = |rule: &Arc<crate::keeper::Rule>| {
         let stored = rule.stored();

@@ -45,7 +45,7 @@ pub use refused::Refused;
 use refused::{INSTANCES, RULES};
 pub(crate) use rules::consequences;
 pub use rules::{Action, Applied, AppliedObject, Removed, Rule, catalog};
-use turn::Turn;
+use turn::KeeperRound;
 
 /// Changes that come this close together become one world; the first after a pause waits for no other.
 const BURST: Duration = Duration::from_millis(2);
@@ -424,7 +424,7 @@ impl Task {
     }
 
     async fn turn(&mut self, batch: &mut Vec<Command>) {
-        let mut turn = Turn::new(self.draft.next());
+        let mut turn = KeeperRound::new(self.draft.next());
         batch.drain(..).for_each(|command| turn.take(command));
         turn.expire(&mut self.leases, Instant::now());
         if turn.changed && turn.draft.generation > turn.draft.reserved {

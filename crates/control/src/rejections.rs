@@ -33,11 +33,11 @@ pub(crate) const MANAGEMENT: &str = "management";
 /// Who was turned away; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Rejections {
-    shared: Arc<Mutex<State>>,
+    shared: Arc<Mutex<Ledger>>,
 }
 
 #[derive(Default)]
-struct State {
+struct Ledger {
     seen: Vec<Seen>,
     /// Of lines: since when, and whose.
     window: Option<(Instant, Vec<Origin>)>,
@@ -156,7 +156,7 @@ impl Rejections {
     }
 }
 
-impl State {
+impl Ledger {
     fn forget(&mut self, now: Instant) {
         self.seen.retain(|seen| now.duration_since(seen.last) < FORGET);
     }

@@ -34,7 +34,7 @@ use document::{Document, Fields, Version};
 use keys::{Before, Keys};
 use leader::{Candidate, Leadership, Stop};
 use peers::Peers;
-use store::{Listed, Shared};
+use store::{Listed, ReplicaStore};
 
 mod document;
 pub(crate) mod keys;
@@ -185,7 +185,7 @@ impl Joining {
 
     /// The store of this replica over that of its volume.
     pub(crate) async fn store(&self, local: Arc<dyn Store>) -> anyhow::Result<Arc<dyn Store>> {
-        let shared = Shared::new(local, self.revocations.clone(), self.tokens.clone());
+        let shared = ReplicaStore::new(local, self.revocations.clone(), self.tokens.clone());
         shared.carry_over().await?;
         Ok(Arc::new(shared))
     }

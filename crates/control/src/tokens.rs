@@ -36,10 +36,10 @@ pub const ADMIN_SERVICE_ACCOUNT: &str = "outrigger-admin";
 /// All join tokens.
 #[derive(Clone)]
 pub struct Tokens {
-    shared: Arc<Shared>,
+    shared: Arc<TokenBook>,
 }
 
-struct Shared {
+struct TokenBook {
     store: Arc<dyn Store>,
     by_hash: Mutex<BTreeMap<String, StoredToken>>,
     /// One change at a time: what is stored last is what is left, and what is revoked is not written again by whoever counts a use.
@@ -69,7 +69,7 @@ impl Tokens {
     pub fn new(store: Arc<dyn Store>, tokens: Vec<StoredToken>) -> Self {
         let by_hash = Mutex::new(by_hash(tokens));
         let (changing, revoked) = Default::default();
-        let shared = Shared { store, by_hash, changing, revoked, guesses: Guesses::default() };
+        let shared = TokenBook { store, by_hash, changing, revoked, guesses: Guesses::default() };
         Self { shared: Arc::new(shared) }
     }
 

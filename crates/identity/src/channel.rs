@@ -63,10 +63,10 @@ impl ControlPeer {
 /// Where the control plane is and how to trust it; makes channels.
 #[derive(Clone)]
 pub struct ControlPlane {
-    shared: Arc<Shared>,
+    shared: Arc<ChannelInner>,
 }
 
-struct Shared {
+struct ChannelInner {
     addresses: Vec<(String, u16)>,
     peer: ControlPeer,
     store: CredentialStore,
@@ -109,7 +109,7 @@ impl ControlPlane {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let shared = Shared { addresses, peer, store, endpoint, preferred: AtomicUsize::new(0) };
+        let shared = ChannelInner { addresses, peer, store, endpoint, preferred: AtomicUsize::new(0) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -143,7 +143,7 @@ impl ControlPlane {
     }
 }
 
-impl Shared {
+impl ChannelInner {
     async fn connect(&self, show_certificate: bool) -> io::Result<TlsStream<TcpStream>> {
         let config = self.tls_config(show_certificate).map_err(io::Error::other)?;
         let first = self.preferred.load(Ordering::Relaxed);

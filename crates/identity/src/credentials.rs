@@ -41,10 +41,10 @@ impl Credentials {
 /// The current credentials of this process; a clone is another handle to the same.
 #[derive(Clone)]
 pub struct CredentialStore {
-    shared: Arc<Shared>,
+    shared: Arc<CredentialCell>,
 }
 
-struct Shared {
+struct CredentialCell {
     current: ArcSwap<Credentials>,
     generation: AtomicU64,
     changed: watch::Sender<u64>,
@@ -57,7 +57,7 @@ impl CredentialStore {
     pub fn new(bundle: TrustBundle) -> Self {
         let credentials = Credentials::new(None, Arc::new(bundle));
         let (changed, _) = watch::channel(0);
-        let shared = Shared {
+        let shared = CredentialCell {
             current: ArcSwap::from_pointee(credentials),
             generation: AtomicU64::new(0),
             changed,

@@ -20,7 +20,7 @@ use crate::metrics::Totals;
 use crate::process::Process;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
-use crate::runtime::verdict::{Failed, Turn, Verdict};
+use crate::runtime::verdict::{Failed, Flip, Verdict};
 use crate::upstream::pool::Pools;
 use crate::upstream::way::Way;
 
@@ -84,7 +84,7 @@ static TURNED: Throttle = Throttle::new();
 
 fn tell(cluster: &ClusterHandle, endpoint: &EndpointState, said: Result<(), Failed>) {
     let why = said.as_ref().err().map(|failed| failed.why.clone());
-    let Some(Turn { from, to }) = cluster.judge(endpoint, said) else { return };
+    let Some(Flip { from, to }) = cluster.judge(endpoint, said) else { return };
     // That who was taken for well is well is no news.
     if (from, to) == (Verdict::Presumed, Verdict::Healthy) {
         return;

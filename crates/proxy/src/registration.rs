@@ -53,7 +53,7 @@ const LAST_TRY: Duration = Duration::from_secs(1);
 /// What is to be said of the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum Standing {
     /// Its checks have not passed yet.
     Starting,
     /// It takes calls.
@@ -66,7 +66,7 @@ pub enum State {
     Gone,
 }
 
-impl From<Health> for State {
+impl From<Health> for Standing {
     fn from(health: Health) -> Self {
         match health {
             Health::Starting => Self::Starting,
@@ -89,7 +89,7 @@ enum Phase {
 #[serde(rename_all = "camelCase")]
 struct Told {
     /// What the control plane has taken.
-    state: Option<State>,
+    state: Option<Standing>,
     at: Option<SystemTime>,
     /// Why the last try failed.
     error: Option<String>,
@@ -215,7 +215,7 @@ impl Registrar {
     /// Metrics.
     pub fn write(&self, page: &mut Page) {
         let told = self.told.lock().clone();
-        let there = told.state.is_some_and(|state| state != State::Gone) && told.error.is_none();
+        let there = told.state.is_some_and(|state| state != Standing::Gone) && told.error.is_none();
         page.gauge(
             "outrigger_registered",
             "1 while the control plane has what is registered of the workload.",
@@ -235,7 +235,7 @@ impl Registrar {
     }
 
     /// Notes how a try went, and says in the log what is new.
-    fn note(&self, state: State, result: Result<(), Trouble>) {
+    fn note(&self, state: Standing, result: Result<(), Trouble>) {
         let mut told = self.told.lock();
         told.tries += 1;
         let replaced = matches!(result, Err(Trouble::Replaced(_)));
@@ -271,7 +271,7 @@ impl Registrar {
 }
 
 impl Task {
-    async fn run<F>(mut self, tell: impl Fn(State) -> F)
+    async fn run<F>(mut self, tell: impl Fn(Standing) -> F)
     where
         F: Future<Output = Result<(), Trouble>>,
     {
@@ -279,7 +279,7 @@ impl Task {
         loop {
             let state = self.wanted();
             // A farewell has room for several.
-            let patience = if state == State::Gone { LAST_TRY } else { PATIENCE };
+            let patience = if state == Standing::Gone { LAST_TRY } else { PATIENCE };
             let mut phase = self.phase.clone();
             let result = tokio::select! {
                 result = timeout(patience, tell(state)) => {
@@ -298,7 +298,7 @@ impl Task {
             };
             self.registrar.note(state, result);
             let Some(pause) = pause else {
-                if state == State::Gone {
+                if state == Standing::Gone {
                     return;
                 }
                 self.flap.told(state, Instant::now());
@@ -306,7 +306,7 @@ impl Task {
                 self.news(state).await;
                 continue;
             };
-            bound = if state == State::Gone { AGAIN } else { (bound * 2).min(LONGEST) };
+            bound = if state == Standing::Gone { AGAIN } else { (bound * 2).min(LONGEST) };
             tokio::select! {
                 // With jitter, so that a fleet does not come back as one wave.
                 () = sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
@@ -315,17 +315,17 @@ impl Task {
         }
     }
 
-    fn wanted(&mut self) -> State {
+    fn wanted(&mut self) -> Standing {
         let health = *self.health.borrow_and_update();
         match *self.phase.borrow_and_update() {
             Phase::Serving => self.flap.damp(health.into(), Instant::now()),
-            Phase::Leaving => State::Stopping,
-            Phase::Ending => State::Gone,
+            Phase::Leaving => Standing::Stopping,
+            Phase::Ending => Standing::Gone,
         }
     }
 
     /// Until something is to be said.
-    async fn news(&mut self, told: State) {
+    async fn news(&mut self, told: Standing) {
         self.known |= (self.has_inbound)();
         let refresh = sleep(REFRESH.mul_f64(0.9 + fastrand::f64() / 5.0));
         tokio::pin!(refresh);

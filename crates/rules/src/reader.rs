@@ -13,7 +13,7 @@ use crate::finding::{Severity, closest, code, quote};
 use crate::host::Resolver;
 use crate::intent::{Origin, Place};
 use crate::options::ParseOptions;
-use crate::yaml::{Key, Node, Value};
+use crate::yaml::{MapKey, Node, Value};
 
 pub use values::duration;
 pub(crate) use values::is_header_name;
@@ -164,7 +164,7 @@ impl Reader<'_> {
         Some(Fields { at: at.clone(), table })
     }
 
-    fn check_field(&mut self, at: &At<'_>, key: &Key, value: &Node, table: &Table) {
+    fn check_field(&mut self, at: &At<'_>, key: &MapKey, value: &Node, table: &Table) {
         let name = key.text.as_str();
         if table.known.contains(&name) || table.ignored.contains(&name) {
             return;
@@ -211,7 +211,7 @@ impl Reader<'_> {
     }
 
     /// The entries of a mapping with free keys; none when absent.
-    pub(crate) fn entries<'n>(&mut self, at: Option<At<'n>>) -> Vec<(&'n Key, At<'n>)> {
+    pub(crate) fn entries<'n>(&mut self, at: Option<At<'n>>) -> Vec<(&'n MapKey, At<'n>)> {
         let Some(at) = at else { return Vec::new() };
         match &at.node.value {
             Value::Map(entries) => entries

@@ -24,7 +24,7 @@ pub(crate) struct Node {
 
 /// A key and where it starts.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Key {
+pub(crate) struct MapKey {
     pub(crate) text: String,
     pub(crate) spot: Spot,
 }
@@ -38,11 +38,11 @@ pub(crate) enum Value {
     Number(String),
     Text(String),
     List(Vec<Node>),
-    Map(Vec<(Key, Node)>),
+    Map(Vec<(MapKey, Node)>),
 }
 
 impl Node {
-    pub(crate) fn entry(&self, name: &str) -> Option<(&Key, &Node)> {
+    pub(crate) fn entry(&self, name: &str) -> Option<(&MapKey, &Node)> {
         match &self.value {
             Value::Map(entries) => {
                 entries.iter().find(|(key, _)| key.text == name).map(|(key, node)| (key, node))

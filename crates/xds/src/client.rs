@@ -84,10 +84,10 @@ impl Default for Options {
 /// Says what is wanted. Cheap to clone; never blocks.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<Feed>,
 }
 
-struct Shared {
+struct Feed {
     wanted: Mutex<Wanted>,
     stir: Notify,
 }
@@ -95,7 +95,7 @@ struct Shared {
 /// What the client tells, in order; dropped, the client ends.
 pub struct Events {
     queue: mpsc::Receiver<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<Feed>,
 }
 
 impl Events {
@@ -159,7 +159,7 @@ where
     if let Some(metadata) = node.metadata.as_object_mut() {
         metadata.insert(BARRIERS_WITHIN.to_owned(), true.into());
     }
-    let shared = Arc::new(Shared { wanted: Mutex::default(), stir: Notify::new() });
+    let shared = Arc::new(Feed { wanted: Mutex::default(), stir: Notify::new() });
     let (events, queue) = mpsc::channel(options.queue.max(1));
     let client = Client { shared: Arc::clone(&shared) };
     let told = Events { queue, shared: Arc::clone(&shared) };

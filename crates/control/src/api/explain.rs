@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use tokio::sync::Semaphore;
 
 use super::types::ErrorBody;
-use super::{Api, Problem, Shared, operator};
+use super::{Api, ApiParts, Problem, operator};
 use crate::explain::body::{ExplainRequest, Explanation};
 use crate::explain::describe::{self, DescribeQuery, Description};
 use crate::explain::{self, Beside, Connected, Unexplained};
@@ -114,7 +114,7 @@ impl Turns {
 }
 
 /// Who stands beside which instance.
-fn connected(shared: &Shared, generation: u64) -> Connected {
+fn connected(shared: &ApiParts, generation: u64) -> Connected {
     let stale: HashSet<String> = shared.board.in_force(generation).waiting.into_iter().collect();
     let clients = shared.board.clients().into_iter();
     let beside = clients.filter_map(|client| {

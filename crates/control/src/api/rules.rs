@@ -16,7 +16,7 @@ use super::types::{
     ApplyBody, ApplyQuery, DeleteBody, ErrorBody, FILES, FileText, FindingBody, HistoryEntry, InForce,
     RuleBody, RulesQuery,
 };
-use super::{Api, Problem, Shared, operator, route_status, timeout};
+use super::{Api, ApiParts, Problem, operator, route_status, timeout};
 use crate::enforced::Unenforced;
 use crate::keeper::{Removed, Rule, rules};
 use crate::others::Others;
@@ -31,10 +31,10 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/rules/{kind}/{namespace}/{name}/history", get(history))
 }
 
-type Key = Path<(String, String, String)>;
+type RulePath = Path<(String, String, String)>;
 
 /// The key of a rule, its kind in any spelling that lists take.
-fn key(Path((kind, namespace, name)): &Key) -> String {
+fn key(Path((kind, namespace, name)): &RulePath) -> String {
     let known = ObjectKind::ALL.into_iter().map(ObjectKind::as_str).find(|known| names_kind(kind, known));
     format!("{}/{namespace}/{name}", known.unwrap_or(kind))
 }
@@ -115,7 +115,7 @@ fn parse_all(body: &[u8], options: &ParseOptions) -> Result<Parsed, Problem> {
 }
 
 /// Waits, and says of these rules who refuses them or does not enforce them.
-async fn in_force(shared: &Shared, generation: u64, rules: &[String], wait: Duration) -> InForce {
+async fn in_force(shared: &ApiParts, generation: u64, rules: &[String], wait: Duration) -> InForce {
     let mut state = shared.board.wait(generation, rules, wait).await;
     // Replicas take no rules here, so there are no others.
     let others = Others::default();
@@ -218,7 +218,7 @@ pub(super) async fn analysis(
 pub(super) async fn read(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    path: Key,
+    path: RulePath,
 ) -> Result<Json<RuleBody>, Problem> {
     operator(&caller)?;
     let key = key(&path);
@@ -241,7 +241,7 @@ fn missing(key: &str) -> Problem {
 pub(super) async fn history(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    path: Key,
+    path: RulePath,
 ) -> Result<Json<Vec<HistoryEntry>>, Problem> {
     operator(&caller)?;
     let key = key(&path);
@@ -257,7 +257,7 @@ pub(super) async fn history(
 pub(super) async fn remove(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    path: Key,
+    path: RulePath,
     query: Result<Query<ApplyQuery>, QueryRejection>,
 ) -> Result<Json<DeleteBody>, Problem> {
     let Query(query) = query?;

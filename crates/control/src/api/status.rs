@@ -12,7 +12,7 @@ use super::registries;
 use super::types::{
     InForce, Missing, ProxyStatus, ReplicaBody, RuleState, RuleStatusBody, StatusBody, WaitQuery,
 };
-use super::{Api, Problem, Shared, operator, timeout};
+use super::{Api, ApiParts, Problem, operator, timeout};
 use crate::compile::scope::Scope;
 use crate::enforced::Unenforced;
 use crate::instance::Instance;
@@ -43,7 +43,7 @@ pub(super) async fn status(
     Ok(Json(body))
 }
 
-pub(crate) fn body(shared: &Shared) -> StatusBody {
+pub(crate) fn body(shared: &ApiParts) -> StatusBody {
     let published = shared.keeper.published();
     let generation = published.generation();
     let sidecar = |scope: &Scope| scope.sidecar(&published.world).map(|sidecar| sidecar.origin.to_string());
@@ -70,7 +70,7 @@ pub(crate) fn body(shared: &Shared) -> StatusBody {
 }
 
 /// This one, among replicas.
-fn own(shared: &Shared, proxies: usize) -> Vec<ReplicaBody> {
+fn own(shared: &ApiParts, proxies: usize) -> Vec<ReplicaBody> {
     let own = shared.replicas.as_ref().map(|replicas| ReplicaBody {
         name: replicas.name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -113,7 +113,7 @@ async fn add(body: &mut StatusBody, replicas: &Replicas) {
 }
 
 /// Registered instances that should have a sidecar here and have none.
-fn missing(shared: &Shared, published: &Published, proxies: &[ProxyStatus]) -> Vec<Missing> {
+fn missing(shared: &ApiParts, published: &Published, proxies: &[ProxyStatus]) -> Vec<Missing> {
     let present: BTreeSet<&str> = proxies.iter().filter_map(|proxy| proxy.instance.as_deref()).collect();
     let world = &published.world;
     let absent =
@@ -149,7 +149,7 @@ pub(super) async fn rules(
     Ok(Json(published.rules.values().map(|rule| status(rule)).collect()))
 }
 
-fn rule_status(shared: &Shared, unenforced: &Unenforced, others: &Others, rule: &Rule) -> RuleStatusBody {
+fn rule_status(shared: &ApiParts, unenforced: &Unenforced, others: &Others, rule: &Rule) -> RuleStatusBody {
     let stored = rule.stored();
     let mut parts = stored.key.splitn(3, '/').map(str::to_owned);
     let mut part = || parts.next().unwrap_or_default();

@@ -51,16 +51,16 @@ impl From<IpAddr> for Source {
 /// The count of one listener; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Gate {
-    shared: Arc<Shared>,
+    shared: Arc<GateInner>,
 }
 
-struct Shared {
+struct GateInner {
     limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<Seats>,
 }
 
 #[derive(Default)]
-struct State {
+struct Seats {
     next: u64,
     /// By source, the oldest first; a source without any has no entry.
     strangers: HashMap<Source, BTreeMap<u64, Arc<Notify>>>,
@@ -73,7 +73,7 @@ struct State {
 
 /// One connection's place; given back when dropped.
 pub(crate) struct Ticket {
-    shared: Arc<Shared>,
+    shared: Arc<GateInner>,
     source: Source,
     number: u64,
     evicted: Arc<Notify>,
@@ -82,7 +82,7 @@ pub(crate) struct Ticket {
 
 impl Gate {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { shared: Arc::new(Shared { limits, state: Mutex::default() }) }
+        Self { shared: Arc::new(GateInner { limits, state: Mutex::default() }) }
     }
 
     /// A place for a stranger, made where there is none.
@@ -111,7 +111,7 @@ impl Gate {
     }
 }
 
-impl State {
+impl Seats {
     fn greediest(&self) -> Option<(Source, usize)> {
         self.strangers.iter().map(|(source, of)| (*source, of.len())).max_by_key(|(_, count)| *count)
     }

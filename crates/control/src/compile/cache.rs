@@ -22,7 +22,7 @@ use crate::world::{Change, Fact, Wide, World};
 
 mod kept;
 
-use kept::{Key, Shelf};
+use kept::{Shelf, VariantKey};
 
 /// A change that may concern more than this, over all who see something of their own, is not looked into: whoever holds one of the
 /// names compares.
@@ -54,7 +54,7 @@ struct Variant {
 }
 
 /// Names, and what they were before a change.
-pub struct Stale(Vec<(Key, Vec<Variant>)>);
+pub struct Stale(Vec<(VariantKey, Vec<Variant>)>);
 
 /// What compilation is a function of.
 #[derive(Clone)]
@@ -70,7 +70,7 @@ impl Inputs {
     }
 }
 
-struct State {
+struct CacheState {
     inputs: Inputs,
     kept: Shelf,
 }
@@ -78,7 +78,7 @@ struct State {
 /// Everything that was compiled of the newest world and is still true.
 pub struct Compiled {
     audience: Arc<Audience>,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
 }
 
 impl Compiled {
@@ -86,7 +86,7 @@ impl Compiled {
     pub fn new(world: Arc<World>, roots_pem: Arc<str>, revoked: Arc<Revoked>) -> Self {
         let audience = Audience::new(world.generation);
         let inputs = Inputs { world, roots_pem, revoked };
-        Self { audience, state: Mutex::new(State { inputs, kept: Shelf::default() }) }
+        Self { audience, state: Mutex::new(CacheState { inputs, kept: Shelf::default() }) }
     }
 
     /// The same; so many are kept as they were compiled.
@@ -197,7 +197,7 @@ impl Compiled {
             self.audience.holds(name.0, &name.1) && before.iter().any(|variant| is_other(name, variant))
         };
         let changed = stale.0.into_iter().filter(|((name, _), before)| !looked_into || differs(name, before));
-        let (own, shared): (Vec<Key>, Vec<Key>) =
+        let (own, shared): (Vec<VariantKey>, Vec<VariantKey>) =
             changed.map(|(key, _)| key).partition(|(_, own)| own.is_some());
         self.audience.changed(
             generation,

@@ -12,7 +12,7 @@ use crate::store::Mutation;
 type Finish = Box<dyn FnOnce(Result<u64, &Refused>) + Send>;
 
 /// What the commands of one turn add up to.
-pub(super) struct Turn {
+pub(super) struct KeeperRound {
     pub(super) draft: Draft,
     pub(super) mutations: Vec<Mutation>,
     pub(super) changed: bool,
@@ -37,7 +37,7 @@ impl Said {
     }
 }
 
-impl Turn {
+impl KeeperRound {
     pub(super) fn new(draft: Draft) -> Self {
         Self {
             draft,

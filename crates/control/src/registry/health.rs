@@ -22,7 +22,7 @@ pub struct Error {
 
 /// How a registry is at a moment.
 #[derive(Debug, Clone, Default)]
-pub struct State {
+pub struct RegistryState {
     /// The last attempt has not failed.
     pub connected: bool,
     /// When it last said something, news or not.
@@ -43,7 +43,7 @@ pub struct State {
     unwritten: Option<Problem>,
 }
 
-impl State {
+impl RegistryState {
     fn set(&mut self, mut problems: Vec<Problem>) {
         problems.extend(self.unwritten.clone());
         let before = self.problems.clone();
@@ -58,11 +58,11 @@ impl State {
 
 /// How a registry is.
 #[derive(Debug)]
-pub struct Health(watch::Sender<State>);
+pub struct Health(watch::Sender<RegistryState>);
 
 impl Default for Health {
     fn default() -> Self {
-        Self(watch::Sender::new(State::default()))
+        Self(watch::Sender::new(RegistryState::default()))
     }
 }
 
@@ -138,13 +138,13 @@ impl Health {
     }
 
     /// All of it.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RegistryState {
         self.0.borrow().clone()
     }
 
     /// Waits until it changes.
     #[cfg(test)]
-    pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<RegistryState> {
         self.0.subscribe()
     }
 }

@@ -20,13 +20,13 @@ use crate::store::{Answer, Mutation, Store, StoreError};
 
 /// What it is made of.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct ReplicaStore {
     local: Arc<dyn Store>,
     revocations: Listed<StoredRevocation>,
     tokens: Listed<StoredToken>,
 }
 
-impl Shared {
+impl ReplicaStore {
     pub(super) fn new(
         local: Arc<dyn Store>,
         revocations: Listed<StoredRevocation>,
@@ -131,7 +131,7 @@ fn done<T: Send + 'static>(work: impl Future<Output = Result<T, StoreError>> + S
     })
 }
 
-impl Store for Shared {
+impl Store for ReplicaStore {
     fn load(self: Arc<Self>) -> Answer<Contents> {
         Box::pin(async move {
             let mut contents = self.local.clone().load().await?;

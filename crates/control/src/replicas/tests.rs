@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::document::{Document, Fields, MOST};
 use super::leader::Candidate;
-use super::store::{Entries, Listed, Shared};
+use super::store::{Entries, Listed, ReplicaStore};
 use super::{REVOCATIONS, TOKENS};
 use crate::store::memory::Memory;
 use crate::store::records::{StoredRevocation, StoredToken, Use};
@@ -86,12 +86,12 @@ impl Server {
 }
 
 /// The store of one replica, and its volume's.
-fn store(server: &Server) -> (Arc<Shared>, Arc<Memory>) {
+fn store(server: &Server) -> (Arc<ReplicaStore>, Arc<Memory>) {
     let (client, _) = server.client();
     let local = Arc::new(Memory::default());
     let document = |name| Document::new(client.clone(), "mesh", name);
     let (revocations, tokens) = (Listed::new(document(REVOCATIONS)), Listed::new(document(TOKENS)));
-    (Arc::new(Shared::new(local.clone(), revocations, tokens)), local)
+    (Arc::new(ReplicaStore::new(local.clone(), revocations, tokens)), local)
 }
 
 fn token(uses: u32) -> StoredToken {
@@ -108,7 +108,7 @@ fn token(uses: u32) -> StoredToken {
 }
 
 /// Spends one of what this replica believes to be left.
-async fn spend(store: &Arc<Shared>, left: u32) -> Result<bool, StoreError> {
+async fn spend(store: &Arc<ReplicaStore>, left: u32) -> Result<bool, StoreError> {
     let used = Use { request: String::new(), at: Timestamp::now() };
     store.clone().spend(StoredToken { used_for: vec![used], ..token(left) }, Timestamp::UNIX_EPOCH).await
 }
@@ -245,7 +245,7 @@ async fn a_request_that_comes_again_to_another_replica_uses_nothing_up_for_some_
     let server = Server::default();
     let [one, two] = [0; 2].map(|_| store(&server).0);
     one.clone().commit(vec![Mutation::PutToken(Box::new(token(1)))]).await.unwrap();
-    let spend = |store: &Arc<Shared>, at: Timestamp, since: Timestamp| {
+    let spend = |store: &Arc<ReplicaStore>, at: Timestamp, since: Timestamp| {
         let used = Use { request: "a".to_owned(), at };
         store.clone().spend(StoredToken { used_for: vec![used], ..token(0) }, since)
     };

@@ -19,10 +19,10 @@ const NOT_KNOWN_ID: &str = "outrigger-keys-not-known-yet";
 
 /// Compiled keys.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<Key>);
+pub(super) struct Keys(Vec<SigningKey>);
 
 #[derive(Debug)]
-struct Key {
+struct SigningKey {
     id: Option<String>,
     /// It is for this one alone.
     algorithm: Option<Algorithm>,
@@ -58,16 +58,16 @@ impl Keys {
         }
         // Others may be of types that come after us.
         let known = keys.into_iter().filter_map(|key| Jwk::deserialize(key).ok());
-        Ok(Self(JwkSet { keys: known.collect() }.keys.iter().filter_map(Key::compile).collect()))
+        Ok(Self(JwkSet { keys: known.collect() }.keys.iter().filter_map(SigningKey::compile).collect()))
     }
 
     /// Those that may have signed a token with this header.
     pub(super) fn candidates<'k>(&'k self, header: &'k Header) -> impl Iterator<Item = &'k DecodingKey> {
-        let named = |key: &&Key| match (&header.kid, &key.id) {
+        let named = |key: &&SigningKey| match (&header.kid, &key.id) {
             (Some(wanted), Some(id)) => wanted == id,
             _ => true,
         };
-        let fits = |key: &&Key| {
+        let fits = |key: &&SigningKey| {
             key.key.family() == header.alg.family() && key.algorithm.is_none_or(|only| only == header.alg)
         };
         self.0.iter().filter(named).filter(fits).map(|key| &key.key)
@@ -79,7 +79,7 @@ impl Keys {
     }
 }
 
-impl Key {
+impl SigningKey {
     fn compile(jwk: &Jwk) -> Option<Self> {
         if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
             return None;

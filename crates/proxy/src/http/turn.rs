@@ -2,7 +2,7 @@
 //!
 //! The h2 crate flushes behind every DATA frame that it does not copy; over TLS each flush is a record and a system call,
 //! and at the other end another wake-up. Here its flushes wait until the task has polled the connection and calls
-//! [`Turn::poll_end`]. Only the handshake, which comes before, writes through.
+//! [`WriteTurn::poll_end`]. Only the handshake, which comes before, writes through.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -20,7 +20,7 @@ use crate::stream::Stream;
 const READ: usize = 64 * 1024;
 
 /// The connection's end of the writer.
-pub struct Turn(Rc<RefCell<Collector>>);
+pub struct WriteTurn(Rc<RefCell<Collector>>);
 
 /// The h2 crate's end.
 pub struct Collecting(Rc<RefCell<Collector>>);
@@ -40,8 +40,8 @@ struct Collector {
     failed: Option<io::Error>,
 }
 
-/// A stream for the h2 crate, and its end of a turn. Writes through until [`Turn::collect`].
-pub fn collecting(stream: Stream, buffers: &Rc<Buffers>) -> (Collecting, Turn) {
+/// A stream for the h2 crate, and its end of a turn. Writes through until [`WriteTurn::collect`].
+pub fn collecting(stream: Stream, buffers: &Rc<Buffers>) -> (Collecting, WriteTurn) {
     let collector = Rc::new(RefCell::new(Collector {
         stream,
         buffers: buffers.clone(),
@@ -51,11 +51,11 @@ pub fn collecting(stream: Stream, buffers: &Rc<Buffers>) -> (Collecting, Turn) {
         left: READ,
         failed: None,
     }));
-    (Collecting(collector.clone()), Turn(collector))
+    (Collecting(collector.clone()), WriteTurn(collector))
 }
 
-impl Turn {
-    /// The handshake is over: from now on somebody calls [`Turn::poll_end`] after each poll of the connection.
+impl WriteTurn {
+    /// The handshake is over: from now on somebody calls [`WriteTurn::poll_end`] after each poll of the connection.
     pub fn collect(&self) {
         self.0.borrow_mut().collects = true;
     }

@@ -10,7 +10,7 @@ use http::{Method, Request, StatusCode, header};
 use outrigger_identity::ControlPlane;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Own, State};
+use super::{Own, Standing};
 
 /// Of an answer; more is none.
 const MOST_ANSWER: usize = 16 << 10;
@@ -40,8 +40,8 @@ impl fmt::Display for Trouble {
 }
 
 /// Says the state, with the whole registration, or ends it: that there is none is as good then, or that it is another's by now.
-pub(super) async fn tell(control: &ControlPlane, own: &Own, state: State) -> Result<(), Trouble> {
-    if state != State::Gone {
+pub(super) async fn tell(control: &ControlPlane, own: &Own, state: Standing) -> Result<(), Trouble> {
+    if state != Standing::Gone {
         let path = "/v1/instances".to_owned();
         return call(control, own, Method::POST, path, |local| own.body(state, local)).await;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::State;
+use super::Standing;
 
 /// Of the pause, when it begins to be one, and at most.
 const LEAST: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ const STAYED: Duration = Duration::from_secs(60);
 /// What was told, and how soon the next may be.
 #[derive(Debug, Default)]
 pub(super) struct Flap {
-    told: Option<State>,
+    told: Option<Standing>,
     /// When it came back last.
     back: Option<Instant>,
     pause: Duration,
@@ -26,9 +26,11 @@ pub(super) struct Flap {
 
 impl Flap {
     /// What is to be told of this.
-    pub(super) fn damp(&self, state: State, now: Instant) -> State {
+    pub(super) fn damp(&self, state: Standing, now: Instant) -> Standing {
         match self.told {
-            Some(State::Unhealthy) if state == State::Running && self.held(now).is_some() => State::Unhealthy,
+            Some(Standing::Unhealthy) if state == Standing::Running && self.held(now).is_some() => {
+                Standing::Unhealthy
+            }
             _ => state,
         }
     }
@@ -39,14 +41,14 @@ impl Flap {
     }
 
     /// It has been told.
-    pub(super) fn told(&mut self, state: State, now: Instant) {
+    pub(super) fn told(&mut self, state: Standing, now: Instant) {
         match (self.told, state) {
-            (Some(State::Running), State::Unhealthy) => {
+            (Some(Standing::Running), Standing::Unhealthy) => {
                 let stayed = self.back.is_none_or(|back| now.duration_since(back) >= STAYED);
                 self.pause = if stayed { Duration::ZERO } else { (self.pause * 2).clamp(LEAST, LONGEST) };
                 self.until = Some(now + self.pause);
             }
-            (Some(State::Unhealthy), State::Running) => self.back = Some(now),
+            (Some(Standing::Unhealthy), Standing::Running) => self.back = Some(now),
             _ => {}
         }
         self.told = Some(state);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use outrigger_model::identity::SpiffeId;
 use serde::Serialize;
 
-use super::State;
+use super::Standing;
 use crate::bootstrap::register::{Port, Section};
 use crate::bootstrap::{Bootstrap, Node};
 
@@ -41,7 +41,7 @@ struct Instance<'a> {
     zone: &'a str,
     region: &'a str,
     service_account: &'a str,
-    state: State,
+    state: Standing,
     ttl_seconds: u64,
 }
 
@@ -94,7 +94,7 @@ impl Own {
     }
 
     /// The registration; `local` is our address where nothing says another.
-    pub(super) fn body(&self, state: State, local: IpAddr) -> Vec<u8> {
+    pub(super) fn body(&self, state: Standing, local: IpAddr) -> Vec<u8> {
         let (section, node) = (&self.section, &self.node);
         let local = [local.to_canonical()];
         let instance = Instance {
@@ -132,7 +132,7 @@ mod tests {
         let bootstrap = Bootstrap::parse(Path::new("b"), &text).unwrap();
         let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
         let own = Own::new(&bootstrap, bootstrap.register.as_ref().unwrap(), &identity);
-        serde_json::from_slice(&own.body(State::Unhealthy, "10.0.0.7".parse().unwrap())).unwrap()
+        serde_json::from_slice(&own.body(Standing::Unhealthy, "10.0.0.7".parse().unwrap())).unwrap()
     }
 
     #[test]

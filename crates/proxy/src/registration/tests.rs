@@ -8,7 +8,7 @@ use tokio::time::advance;
 use super::*;
 use crate::bootstrap::Bootstrap;
 
-type Answer = fn(State) -> Result<(), Trouble>;
+type Answer = fn(Standing) -> Result<(), Trouble>;
 
 /// A task beside a control plane of which the test says what it answers; none is one that says nothing.
 struct Rig {
@@ -16,7 +16,7 @@ struct Rig {
     health: watch::Sender<Health>,
     inbound: Arc<watch::Sender<u64>>,
     answer: Arc<Mutex<Option<Answer>>>,
-    told: mpsc::Receiver<(State, Instant)>,
+    told: mpsc::Receiver<(Standing, Instant)>,
     task: JoinHandle<()>,
 }
 
@@ -62,23 +62,23 @@ impl Rig {
     }
 
     /// The next that is told, and after how long.
-    async fn next(&mut self) -> (State, Duration) {
+    async fn next(&mut self) -> (Standing, Duration) {
         let began = Instant::now();
         let (state, at) = self.told.recv().await.unwrap();
         (state, at.saturating_duration_since(began))
     }
 }
 
-fn away(_: State) -> Result<(), Trouble> {
+fn away(_: Standing) -> Result<(), Trouble> {
     Err(Trouble::Away("nobody is there".into()))
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_end_does_not_wait_for_an_answer_to_what_was_before() {
     let mut rig = Rig::start(None);
-    assert_eq!(rig.next().await.0, State::Running);
+    assert_eq!(rig.next().await.0, Standing::Running);
     rig.registrar.leave();
-    assert_eq!(rig.next().await, (State::Stopping, Duration::ZERO));
+    assert_eq!(rig.next().await, (Standing::Stopping, Duration::ZERO));
     // Whoever is away has been asked less and less, but not now.
     *rig.answer.lock() = Some(away);
     for _ in 0..8 {
@@ -90,7 +90,10 @@ async fn the_end_does_not_wait_for_an_answer_to_what_was_before() {
     while let Ok((state, _)) = rig.told.try_recv() {
         last_words.push(state);
     }
-    assert!(last_words.len() >= 2 && last_words.iter().all(|state| *state == State::Gone), "{last_words:?}");
+    assert!(
+        last_words.len() >= 2 && last_words.iter().all(|state| *state == Standing::Gone),
+        "{last_words:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,24 +114,24 @@ async fn who_comes_and_goes_is_out_at_once_and_back_after_longer_and_longer() {
     let mut pauses = Vec::new();
     for _ in 0..9 {
         rig.health.send_replace(Health::Unhealthy);
-        assert_eq!(rig.next().await, (State::Unhealthy, Duration::ZERO));
+        assert_eq!(rig.next().await, (Standing::Unhealthy, Duration::ZERO));
         rig.health.send_replace(Health::Running);
         let (state, pause) = rig.next().await;
-        assert_eq!(state, State::Running);
+        assert_eq!(state, Standing::Running);
         pauses.push(pause.as_secs());
     }
     assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
     // Back and out again within the pause nobody hears of.
     rig.health.send_replace(Health::Unhealthy);
-    assert_eq!(rig.next().await.0, State::Unhealthy);
+    assert_eq!(rig.next().await.0, Standing::Unhealthy);
     for health in [Health::Running, Health::Unhealthy, Health::Running] {
         advance(Duration::from_secs(5)).await;
         rig.health.send_replace(health);
     }
-    assert_eq!(rig.next().await, (State::Running, Duration::from_secs(45)));
+    assert_eq!(rig.next().await, (Standing::Running, Duration::from_secs(45)));
     // It has stayed, and is as it was.
     advance(Duration::from_secs(61)).await;
-    for (health, state) in [(Health::Unhealthy, State::Unhealthy), (Health::Running, State::Running)] {
+    for (health, state) in [(Health::Unhealthy, Standing::Unhealthy), (Health::Running, Standing::Running)] {
         rig.health.send_replace(health);
         assert_eq!(rig.next().await, (state, Duration::ZERO));
     }

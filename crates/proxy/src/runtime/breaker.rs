@@ -61,7 +61,7 @@ pub struct Breaker {
     /// Failures in a row.
     run: AtomicU32,
     slots: [Slot; SLOTS as usize],
-    turn: Mutex<Turn>,
+    turn: Mutex<BreakerTurn>,
     /// Transitions into each phase since the start.
     transitions: [AtomicU64; 3],
     refused: AtomicU64,
@@ -75,7 +75,7 @@ struct Slot {
 }
 
 /// The term of now.
-struct Turn {
+struct BreakerTurn {
     since: Instant,
     /// When the last probe was let through.
     probed: Instant,
@@ -145,7 +145,7 @@ impl Breaker {
             now: AtomicU32::new(Phase::Closed as u32),
             run: AtomicU32::new(0),
             slots: Default::default(),
-            turn: Mutex::new(Turn { since, probed: since, why: String::new(), out: 0, good: 0 }),
+            turn: Mutex::new(BreakerTurn { since, probed: since, why: String::new(), out: 0, good: 0 }),
             transitions: Default::default(),
             refused: AtomicU64::new(0),
         }
@@ -198,7 +198,7 @@ impl Breaker {
         Ok(Pass { breaker: self.clone(), now: self.now.load(Relaxed), told: false, half_opened })
     }
 
-    fn refuse(&self, turn: &Turn, age: Duration) -> Failure {
+    fn refuse(&self, turn: &BreakerTurn, age: Duration) -> Failure {
         self.refused.fetch_add(1, Relaxed);
         let how = match phase(self.now.load(Relaxed)) {
             Phase::HalfOpen => format!("half-open, and all {} probes are under way", self.rules.probes),
@@ -256,7 +256,7 @@ impl Breaker {
     }
 
     /// Begins the next term; which, and why.
-    fn turn_to(&self, turn: &mut Turn, to: Phase, at: Instant, why: String) -> (Phase, String) {
+    fn turn_to(&self, turn: &mut BreakerTurn, to: Phase, at: Instant, why: String) -> (Phase, String) {
         if to == Phase::Closed {
             self.run.store(0, Relaxed);
             for slot in &self.slots {
@@ -271,7 +271,7 @@ impl Breaker {
             Phase::Open => tracing::warn!(cluster = %self.cluster, %why, "circuit breaker is open"),
             _ => tracing::info!(cluster = %self.cluster, "circuit breaker is {}", to.name()),
         }
-        *turn = Turn { since: at, probed: at, why: why.clone(), out: 0, good: 0 };
+        *turn = BreakerTurn { since: at, probed: at, why: why.clone(), out: 0, good: 0 };
         (to, why)
     }
 

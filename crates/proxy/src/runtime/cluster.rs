@@ -27,7 +27,7 @@ use crate::runtime::measures::Measures;
 use crate::runtime::outlier::{Cause, Ejections, Peer};
 use crate::runtime::reports;
 use crate::runtime::table::EndpointTable;
-use crate::runtime::verdict::{Counts, Failed, Turn, Verdict};
+use crate::runtime::verdict::{Counts, Failed, Flip, Verdict};
 use crate::upstream::outside::OutsideConfigs;
 
 mod pick;
@@ -225,7 +225,7 @@ impl ClusterHandle {
     }
 
     /// Takes what an active check said of an endpoint; what it changes, if anything.
-    pub fn judge(&self, endpoint: &EndpointState, said: Result<(), Failed>) -> Option<Turn> {
+    pub fn judge(&self, endpoint: &EndpointState, said: Result<(), Failed>) -> Option<Flip> {
         let rules = self.config.health_check.as_ref()?;
         self.lasting.checks.count(&said);
         let passes = said.is_ok();

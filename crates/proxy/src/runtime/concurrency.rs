@@ -46,13 +46,13 @@ pub struct Controller {
     since: AtomicU64,
     measuring: AtomicBool,
     samples: Samples,
-    turn: Mutex<Turn>,
+    turn: Mutex<SampleWindow>,
     refused: AtomicU64,
 }
 
 /// What only those look at who close a window.
 #[derive(Default)]
-struct Turn {
+struct SampleWindow {
     min_rtt: Duration,
     sample_rtt: Duration,
     gradient: f64,
@@ -204,14 +204,14 @@ impl Controller {
     }
 
     /// Says when something is due next; a measurement ends by the number of its requests.
-    fn plan(&self, turn: &Turn) {
+    fn plan(&self, turn: &SampleWindow) {
         let measuring = self.measuring.load(Relaxed);
         let next = if measuring { NEVER } else { turn.next_update.min(turn.next_measurement) };
         self.due.store(next, Relaxed);
     }
 
     /// The limit of the next window. One without requests says nothing.
-    fn update(&self, turn: &mut Turn, now: u64) {
+    fn update(&self, turn: &mut SampleWindow, now: u64) {
         let Some(sample_rtt) = self.samples.take(self.rules.percentile) else { return };
         let before = self.limit.load(Relaxed);
         let buffered = turn.min_rtt.as_secs_f64() * (1.0 + self.rules.buffer / 100.0);
@@ -232,7 +232,7 @@ impl Controller {
     }
 
     /// Begins to measure the minRTT.
-    fn measure(&self, turn: &mut Turn, now: u64) {
+    fn measure(&self, turn: &mut SampleWindow, now: u64) {
         turn.deferred = self.limit.load(Relaxed);
         turn.lowest_in_a_row = 0;
         self.limit.store(turn.deferred.min(self.rules.min_concurrency), Relaxed);

@@ -107,8 +107,8 @@ impl Counts {
     }
 
     /// What tells a count from others; `value` hashes it. Of one count for all nothing does.
-    pub fn key(&self, value: impl FnOnce(&mut dyn Hasher)) -> Key {
-        Key(match &self.kind {
+    pub fn key(&self, value: impl FnOnce(&mut dyn Hasher)) -> CountKey {
+        CountKey(match &self.kind {
             Kind::Bucket(_) | Kind::Window(_) => 0,
             Kind::Buckets(table) => table.hash(value),
             Kind::Windows(table) => table.hash(value),
@@ -123,7 +123,7 @@ impl Counts {
     ///
     /// # Errors
     /// There is no room for it; it is not counted.
-    pub fn take(&self, now: Instant, key: Key) -> Result<(), Refused> {
+    pub fn take(&self, now: Instant, key: CountKey) -> Result<(), Refused> {
         self.ask(now, key).inspect_err(|_| self.count_refused())
     }
 
@@ -136,7 +136,7 @@ impl Counts {
     ///
     /// # Errors
     /// There is no room for it; it is not counted.
-    pub fn ask(&self, now: Instant, key: Key) -> Result<(), Refused> {
+    pub fn ask(&self, now: Instant, key: CountKey) -> Result<(), Refused> {
         let now = self.nanos(now);
         let (limit, per) = (self.limit.requests, self.limit.per);
         let taken = match &self.kind {
@@ -154,7 +154,7 @@ impl Counts {
 
     /// Takes back what was just counted: another limit had no room.
     #[cold]
-    pub fn give(&self, key: Key) {
+    pub fn give(&self, key: CountKey) {
         match &self.kind {
             Kind::Bucket(bucket) => {
                 // What was taken is there to be given.
@@ -201,7 +201,7 @@ impl std::fmt::Debug for Counts {
 
 /// Tells a count from others of its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key(u64);
+pub struct CountKey(u64);
 
 /// The state of one value: zeroed it is that of one that never came.
 trait State: Default {

@@ -32,7 +32,7 @@ pub struct Turns {
 /// A turn, for as long as it lives.
 #[must_use = "it lasts only while it lives"]
 #[derive(Debug)]
-pub struct Turn<'t> {
+pub struct HandshakeTurn<'t> {
     turns: &'t Turns,
     _permit: SemaphorePermit<'t>,
 }
@@ -45,14 +45,14 @@ impl Default for Turns {
 
 impl Turns {
     /// Waits for a turn, within a limit. Without one a handshake may go on, too.
-    pub async fn take(&self, limit: Duration) -> Option<Turn<'_>> {
+    pub async fn take(&self, limit: Duration) -> Option<HandshakeTurn<'_>> {
         let mut acquire = pin!(self.free.acquire());
         let until = Instant::now() + limit.min(LONGEST);
         loop {
             let succeeded = self.succeeded.load(Relaxed);
             let patience = until.saturating_duration_since(Instant::now()).min(PATIENCE);
             match timeout(patience, &mut acquire).await {
-                Ok(permit) => return Some(Turn { turns: self, _permit: permit.ok()? }),
+                Ok(permit) => return Some(HandshakeTurn { turns: self, _permit: permit.ok()? }),
                 Err(_) if self.succeeded.load(Relaxed) == succeeded || Instant::now() >= until => {
                     return None;
                 }
@@ -74,7 +74,7 @@ impl Turns {
     }
 }
 
-impl Turn<'_> {
+impl HandshakeTurn<'_> {
     /// The handshake succeeded: those who wait may go on waiting.
     pub fn succeeded(self) {
         self.turns.succeeded.fetch_add(1, Relaxed);
@@ -87,7 +87,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn all(turns: &Turns) -> Vec<Turn<'_>> {
+    async fn all(turns: &Turns) -> Vec<HandshakeTurn<'_>> {
         let mut taken = Vec::new();
         for _ in 0..TURNS {
             taken.push(turns.take(LONG).await.unwrap());

@@ -48,7 +48,7 @@ pub struct Failed {
 
 /// What has become of an endpoint by a check.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Turn {
+pub struct Flip {
     pub from: Verdict,
     pub to: Verdict,
 }
@@ -92,7 +92,7 @@ impl Counts {
 }
 
 #[derive(Debug)]
-struct State {
+struct CheckState {
     verdict: Verdict,
     since: Instant,
     successes: u32,
@@ -105,12 +105,12 @@ struct State {
 
 /// The state of one endpoint.
 #[derive(Debug)]
-pub struct Checked(Mutex<State>);
+pub struct Checked(Mutex<CheckState>);
 
 impl Checked {
     /// Of an endpoint that was not checked so far.
     pub fn new(verdict: Verdict) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(CheckState {
             verdict,
             since: Instant::now(),
             successes: 0,
@@ -147,13 +147,18 @@ impl Checked {
     /// Nobody asks it any more.
     pub fn forget(&self) {
         let mut state = self.0.lock();
-        *state =
-            State { verdict: Verdict::Presumed, since: Instant::now(), why: None, asked: None, ..*state };
+        *state = CheckState {
+            verdict: Verdict::Presumed,
+            since: Instant::now(),
+            why: None,
+            asked: None,
+            ..*state
+        };
         (state.successes, state.failures, state.fresh) = (0, 0, true);
     }
 
     /// Takes what a check said; what it changes, if anything.
-    pub fn note(&self, rules: &HealthCheck, said: Result<(), Failed>, now: Instant) -> Option<Turn> {
+    pub fn note(&self, rules: &HealthCheck, said: Result<(), Failed>, now: Instant) -> Option<Flip> {
         let mut state = self.0.lock();
         state.asked = Some(now);
         let from = state.verdict;
@@ -177,7 +182,7 @@ impl Checked {
             return None;
         }
         (state.verdict, state.since) = (to, now);
-        Some(Turn { from, to })
+        Some(Flip { from, to })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::{Document, Key, Node, Spot, Trouble, Value};
+use super::{Document, MapKey, Node, Spot, Trouble, Value};
 use crate::finding::{code, quote};
 
 /// The documents of one chunk: one, unless it is not YAML.
@@ -47,7 +47,7 @@ struct Stop;
 
 enum Open {
     List(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, seen: HashSet<String>, key: Option<Key> },
+    Map { entries: Vec<(MapKey, Node)>, seen: HashSet<String>, key: Option<MapKey> },
 }
 
 struct Frame {
@@ -179,13 +179,13 @@ impl Builder<'_> {
                             code::SYNTAX,
                             "merge keys (<<) are not supported: write the fields out".to_owned(),
                         ));
-                        *key = Some(Key { text, spot: node.spot });
+                        *key = Some(MapKey { text, spot: node.spot });
                     }
-                    Ok(text) => *key = Some(Key { text, spot: node.spot }),
+                    Ok(text) => *key = Some(MapKey { text, spot: node.spot }),
                     Err(value) => {
                         trouble =
                             Some((node.spot, code::SYNTAX, format!("a key must be a text, not {value}")));
-                        *key = Some(Key { text: String::new(), spot: node.spot });
+                        *key = Some(MapKey { text: String::new(), spot: node.spot });
                     }
                 },
             },

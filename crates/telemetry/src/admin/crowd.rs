@@ -13,11 +13,11 @@ use tokio::sync::Notify;
 /// All connections of a port.
 pub(super) struct Crowd {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<Occupancy>,
 }
 
 #[derive(Default)]
-struct State {
+struct Occupancy {
     next: u64,
     /// In no order; few.
     all: Vec<Entry>,
@@ -59,7 +59,7 @@ impl Crowd {
     }
 }
 
-impl State {
+impl Occupancy {
     fn tick(&mut self) -> u64 {
         self.next += 1;
         self.next

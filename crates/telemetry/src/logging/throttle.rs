@@ -26,10 +26,10 @@ const EVERY: Duration = Duration::from_millis(200);
 
 /// Bounds the rate of a line; a `static` beside it.
 #[derive(Debug, Default)]
-pub struct Throttle(Mutex<State>);
+pub struct Throttle(Mutex<Window>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Window {
     /// Of the burst.
     used: u32,
     /// When one of the burst was last given back.
@@ -40,7 +40,7 @@ struct State {
 impl Throttle {
     /// Nothing was written yet.
     pub const fn new() -> Self {
-        Self(Mutex::new(State { used: 0, since: None, suppressed: 0 }))
+        Self(Mutex::new(Window { used: 0, since: None, suppressed: 0 }))
     }
 
     /// Whether the line may be written, and how many were left out since the last.

@@ -89,7 +89,7 @@ pub fn exporter(config: ExportConfig) -> Result<(SpanSender, Exporter), ExportEr
     let queue = config.queue.max(2);
     let (spans, receiver) = mpsc::channel(queue);
     let endpoints = config.endpoints.iter().map(|name| EndpointStats::new(name)).collect();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ExportQueue {
         ring: Notify::new(),
         queued_bytes: AtomicUsize::new(0),
         stats: ExportStats { overflowed: SharedCounter::default(), endpoints },
@@ -98,7 +98,7 @@ pub fn exporter(config: ExportConfig) -> Result<(SpanSender, Exporter), ExportEr
     Ok((sender, Exporter { config, spans: receiver, shared }))
 }
 
-struct Shared {
+struct ExportQueue {
     /// Rung when the queue is half full.
     ring: Notify,
     queued_bytes: AtomicUsize,
@@ -109,7 +109,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct SpanSender {
     spans: mpsc::Sender<SpanRecord>,
-    shared: Arc<Shared>,
+    shared: Arc<ExportQueue>,
     ring_at: usize,
 }
 
@@ -173,7 +173,7 @@ impl EndpointStats {
     }
 }
 
-struct StatsSource(Arc<Shared>);
+struct StatsSource(Arc<ExportQueue>);
 
 impl Source for StatsSource {
     fn collect(&self, out: &mut Page) {
@@ -198,7 +198,7 @@ impl Source for StatsSource {
 pub struct Exporter {
     config: ExportConfig,
     spans: mpsc::Receiver<SpanRecord>,
-    shared: Arc<Shared>,
+    shared: Arc<ExportQueue>,
 }
 
 type Batch = Arc<Vec<SpanData>>;

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use super::backoff::Backoff;
 use super::stream::{Conversation, End};
 use super::subscription::{Has, Told};
-use super::{Event, Options, Shared};
+use super::{Event, Feed, Options};
 use crate::node::NodeInfo;
 
 /// Requests that wait for the connection; the first ones (one per kind) must fit before it is open.
@@ -23,7 +23,7 @@ pub(super) async fn run<C, F>(
     connect: C,
     node: NodeInfo,
     options: Options,
-    shared: Arc<Shared>,
+    shared: Arc<Feed>,
     events: mpsc::Sender<Event>,
 ) where
     C: Fn() -> F + Send + 'static,
@@ -64,7 +64,7 @@ async fn converse(
     channel: Channel,
     node: &NodeInfo,
     options: &Options,
-    shared: &Shared,
+    shared: &Feed,
     events: &mpsc::Sender<Event>,
     has: &mut Has,
     since: &mut Option<Instant>,

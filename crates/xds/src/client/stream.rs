@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::subscription::{Has, Told};
-use super::{Event, Shared, Veto};
+use super::{Event, Feed, Veto};
 use crate::convert::{decode, wants_tls};
 use crate::kind::{kind_of, type_url};
 use crate::nack;
@@ -32,7 +32,7 @@ struct Refused {
 
 /// The state of one stream.
 pub(super) struct Conversation<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a Feed,
     pub(super) has: &'a mut Has,
     pub(super) events: &'a mpsc::Sender<Event>,
     pub(super) requests: mpsc::Sender<DeltaDiscoveryRequest>,

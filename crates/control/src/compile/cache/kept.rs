@@ -15,7 +15,7 @@ use crate::world::{Change, Fact, Wide, World};
 
 /// A name; with an instance, as nobody but the clients beside it see the name: every sidecar has its own `*`, and what changes one is
 /// no matter of the others.
-pub(super) type Key = (Name, Option<Arc<str>>);
+pub(super) type VariantKey = (Name, Option<Arc<str>>);
 
 /// The number of what is kept under a key.
 type Place = u32;
@@ -72,7 +72,7 @@ struct Entry {
 }
 
 struct Kept {
-    key: Key,
+    key: VariantKey,
     facts: Box<[Number]>,
     variants: Vec<Variant>,
     /// When the last of them was compiled.
@@ -203,7 +203,7 @@ impl Shelf {
     }
 
     /// Forgets what is kept at a place, and yields it.
-    pub(super) fn forget(&mut self, place: Place) -> Option<(Key, Vec<Variant>)> {
+    pub(super) fn forget(&mut self, place: Place) -> Option<(VariantKey, Vec<Variant>)> {
         let Kept { key, facts, variants, .. } = self.all.take(place)?;
         let ((kind, name), owner) = &key;
         if let Some(of) = self.names.get_mut(kind)

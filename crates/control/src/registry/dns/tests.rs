@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
 use crate::registry::Word;
-use crate::registry::health::State;
+use crate::registry::health::RegistryState;
 
 type Zone = Arc<Mutex<BTreeMap<String, Vec<(u32, RData)>>>>;
 
@@ -184,7 +184,7 @@ async fn a_name_that_fails_or_is_gone_keeps_what_it_had_and_is_told() {
         }
     };
     next("whole").await;
-    let until = async |is: &dyn Fn(&State) -> bool| {
+    let until = async |is: &dyn Fn(&RegistryState) -> bool| {
         health.subscribe().wait_for(is).await.unwrap();
     };
     let told = async |text: &str| {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Input, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::runtime::rate::{Counts, Key, Rates, Refused, part};
+use crate::runtime::rate::{CountKey, Counts, Rates, Refused, part};
 
 /// The limits of a listener.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Limits {
 
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         let now = Instant::now();
-        let mut taken: SmallVec<[(&Counts, Key); 4]> = SmallVec::new();
+        let mut taken: SmallVec<[(&Counts, CountKey); 4]> = SmallVec::new();
         for (matches, counts) in &self.0 {
             if matches.mismatch(input.request).is_some() {
                 continue;

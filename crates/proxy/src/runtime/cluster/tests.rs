@@ -292,7 +292,7 @@ fn check(unhealthy_threshold: u32) -> Option<Box<HealthCheck>> {
 }
 
 /// Tells what a check said of a host.
-fn said(cluster: &ClusterHandle, of: u8, passes: bool) -> Option<Turn> {
+fn said(cluster: &ClusterHandle, of: u8, passes: bool) -> Option<Flip> {
     let failed = || Failed { why: "it does not answer".into(), at_once: false, network: true };
     let endpoint = cluster.endpoints().all.iter().find(|one| host(one) == of).unwrap().clone();
     cluster.judge(&endpoint, passes.then_some(()).ok_or_else(failed))

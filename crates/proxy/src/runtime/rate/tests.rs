@@ -24,7 +24,7 @@ fn keyed(limit: RateLimit) -> RateLimit {
     RateLimit { by: vec![By::Path], ..limit }
 }
 
-fn key(counts: &Counts, value: &str) -> Key {
+fn key(counts: &Counts, value: &str) -> CountKey {
     counts.key(|hasher| part(hasher, value.as_bytes()))
 }
 

@@ -23,7 +23,7 @@ use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::http::body::Body;
 use crate::http::h1::{Limits, MAX_HEAD};
 use crate::http::send::Sender;
-use crate::http::turn::{self, Collecting, Turn};
+use crate::http::turn::{self, Collecting, WriteTurn};
 use crate::http::window::{self, MAX_STREAMS, Windows};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
@@ -114,7 +114,7 @@ impl Known {
         &self,
         cx: &mut Context<'_>,
         connection: &mut Connection<Collecting, Bytes>,
-        turn: &Turn,
+        turn: &WriteTurn,
         pings: &mut Pings,
     ) -> Poll<Result<(), h2::Error>> {
         pings.before(self, cx);

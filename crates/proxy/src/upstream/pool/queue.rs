@@ -20,7 +20,7 @@ struct Line {
 pub struct Queues(RefCell<FastMap<Place, Line>>);
 
 /// A request in line; it leaves when this is dropped.
-pub struct Turn<'q> {
+pub struct QueuePlace<'q> {
     queues: &'q Queues,
     place: Place,
     number: u64,
@@ -29,14 +29,14 @@ pub struct Turn<'q> {
 
 impl Queues {
     /// Goes to the end of a line.
-    pub fn join(&self, place: Place) -> Turn<'_> {
+    pub fn join(&self, place: Place) -> QueuePlace<'_> {
         let (sender, hand) = oneshot::channel();
         let mut lines = self.0.borrow_mut();
         let line = lines.entry(place).or_default();
         let number = line.next;
         line.next += 1;
         line.waiting.insert(number, sender);
-        Turn { queues: self, place, number, hand }
+        QueuePlace { queues: self, place, number, hand }
     }
 
     /// How long a line is.
@@ -58,7 +58,7 @@ impl Queues {
     }
 }
 
-impl Turn<'_> {
+impl QueuePlace<'_> {
     /// What is handed on.
     pub async fn handed(&mut self) -> H1Conn {
         match (&mut self.hand).await {
@@ -69,7 +69,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let mut lines = self.queues.0.borrow_mut();
         let Some(line) = lines.get_mut(&self.place) else { return };
