@@ -35,7 +35,7 @@ pub fn is_of_the_mesh(name: &[u8]) -> bool {
 
 /// Whether only sidecars may set it, or what looks like it.
 #[inline]
-pub fn is_ours(name: &[u8]) -> bool {
+pub fn is_of_sidecars(name: &[u8]) -> bool {
     OURS.iter().any(|with| begins_like(name, with))
         || begins_like(name, b"x-forwarded-")
         || are_alike(name, b"x-request-id")
@@ -46,7 +46,7 @@ pub fn is_ours(name: &[u8]) -> bool {
 pub fn is_lookalike_of_ours(name: &[u8]) -> bool {
     // All of it, without a branch for each byte: nearly all names are short and have none.
     let odd = name.iter().fold(false, |odd, byte| odd | !(byte.is_ascii_alphanumeric() | (*byte == b'-')));
-    odd && is_ours(name)
+    odd && is_of_sidecars(name)
 }
 
 #[cfg(test)]

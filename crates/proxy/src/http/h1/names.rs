@@ -1,6 +1,6 @@
 //! Names that mean more than they say: methods in the wrong case, and fields that have no place in trailers.
 
-use outrigger_model::names::{are_alike, is_ours};
+use outrigger_model::names::{are_alike, is_of_sidecars};
 
 use outrigger_model::request::METHODS;
 
@@ -57,7 +57,7 @@ pub(crate) fn is_forbidden_trailer(name: &[u8]) -> bool {
         "vary",
         "www-authenticate",
     ];
-    NAMES.iter().any(|known| are_alike(name, known.as_bytes())) || is_ours(name)
+    NAMES.iter().any(|known| are_alike(name, known.as_bytes())) || is_of_sidecars(name)
 }
 
 #[cfg(test)]
