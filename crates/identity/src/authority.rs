@@ -124,7 +124,7 @@ impl Authority {
         Self::from_keys(options, Some(directory.to_owned()), keys)
     }
 
-    /// An authority that forgets everything when dropped.
+    /// An authority that forgets everything when dropped: for whoever needs certificates for a while, as tests of other crates do.
     ///
     /// # Errors
     /// When the crypto library refuses.
