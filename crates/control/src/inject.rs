@@ -39,6 +39,12 @@ const REVISION: &str = "outrigger.io/rev";
 /// The revision of whoever names none.
 const DEFAULT_REVISION: &str = "default";
 
+/// Labels and annotations that are added.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
 /// Lists and mappings that injection may have to make.
 const PLACES: [(&str, &str); 5] = [
     ("metadata", "labels"),
@@ -160,8 +166,12 @@ pub fn inject(
     let named = names(before, subject.workload);
     let spec = fields(&mut pod, "spec")?;
     list(spec, "containers")?;
-    let asked =
-        if wishes.rewrite_probes { probes::rewrite(spec, &wishes, &mut warnings) } else { <_>::default() };
+    let earlier = bare.is_some().then_some(subject.pod);
+    let asked = if wishes.rewrite_probes {
+        probes::rewrite(spec, earlier, &wishes, &mut warnings)
+    } else {
+        <_>::default()
+    };
     let scrape = scrape::read(before, &wishes, settings, &mut warnings);
     let application = bootstrap::Application { probes: &asked.bootstrap, metrics: scrape.application };
     let text = bootstrap::text(&named, application, &wishes, settings, mesh)?;
@@ -171,9 +181,9 @@ pub fn inject(
         (&settings.templates, &settings.default_templates),
     )?;
     let laid = templates::lay(&mut pod, &chosen)?;
-    let mut labels = vec![("security.istio.io/tlsMode", "istio".to_owned())];
-    labels.push(("service.istio.io/canonical-name", named.app));
-    labels.push(("service.istio.io/canonical-revision", named.version));
+    let mut labels = vec![(TLS_MODE, "istio".to_owned())];
+    labels.push((CANONICAL_NAME, named.app));
+    labels.push((CANONICAL_REVISION, named.version));
     labels.push((REVISION, settings.revision().to_owned()));
     let mut annotations = annotations(before, &wishes);
     annotations.extend(scrape.added);
@@ -257,7 +267,7 @@ fn annotations(pod: &Value, wishes: &wishes::Wishes) -> Vec<(&'static str, Strin
         && let Some(first) = pod["spec"]["containers"][0]["name"].as_str()
     {
         // kubectl would take the sidecar, which stands first.
-        added.push(("kubectl.kubernetes.io/default-container", first.to_owned()));
+        added.push((DEFAULT_CONTAINER, first.to_owned()));
     }
     added
 }

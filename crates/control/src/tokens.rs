@@ -359,7 +359,8 @@ impl AdminToken {
     }
 }
 
-fn secret(prefix: &str) -> String {
+/// A word that nobody guesses, of 256 bits, behind `prefix`.
+pub(crate) fn secret(prefix: &str) -> String {
     let mut random = [0; 32];
     // The system's generator fails only where nothing else would work either; an empty secret must never be made then.
     if aws_lc_rs::rand::fill(&mut random).is_err() {

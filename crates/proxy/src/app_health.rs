@@ -147,7 +147,9 @@ fn root() -> String {
 
 /// The row of the health port.
 pub fn row(probes: BTreeMap<String, Entry>) -> Row {
-    let names = probes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    // What follows CONTAINER/KIND is the secret of a hook.
+    let listed = |name: &&String| name.matches('/').count() < 2;
+    let names = probes.keys().filter(listed).map(String::as_str).collect::<Vec<_>>().join(", ");
     let help = match names.is_empty() {
         true => "health of the application; the bootstrap file names no probes".to_owned(),
         false => format!("health of the application, by probe: {names}"),

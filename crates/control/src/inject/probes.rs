@@ -2,6 +2,9 @@
 //!
 //! The kubelet then asks `/app-health/CONTAINER/KIND` at the health port, and the sidecar, which is told by its bootstrap how, asks
 //! the application at the Pod's address, as the kubelet would have, and for as long as the kubelet waits.
+//!
+//! The health port answers everybody. A probe asks what anybody may know; a hook has the application do something, so the path of a
+//! hook ends with a secret, which only those know who may read the Pod.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::wishes::Wishes;
 use super::{Fields, SIDECAR, containers};
+use crate::tokens;
 
 /// Where probes are, and how they are called at the health port.
 const PLACES: [(&str, &str); 5] = [
@@ -18,6 +22,12 @@ const PLACES: [(&str, &str); 5] = [
     ("/lifecycle/preStop", "prestopz"),
     (POST_START, "poststartz"),
 ];
+
+/// What the health port has of the application.
+const PREFIX: &str = "/app-health/";
+
+/// Letters of a hook's secret.
+const SECRET: usize = 43;
 
 /// Asked once, as soon as the container runs.
 const POST_START: &str = "/lifecycle/postStart";
@@ -34,8 +44,14 @@ pub(super) struct Rewritten {
 /// As the Pod's author wrote them.
 pub(super) type Originals = BTreeMap<String, BTreeMap<String, Value>>;
 
-/// Has all probes of the Pod go through the sidecar, but for those that run a program.
-pub(super) fn rewrite(spec: &mut Fields, wishes: &Wishes, warnings: &mut Vec<String>) -> Rewritten {
+/// Has all probes of the Pod go through the sidecar, but for those that run a program. `earlier` is the Pod as it was injected before,
+/// whose hooks keep their paths.
+pub(super) fn rewrite(
+    spec: &mut Fields,
+    earlier: Option<&Value>,
+    wishes: &Wishes,
+    warnings: &mut Vec<String>,
+) -> Rewritten {
     let mut done = Rewritten::default();
     for list in ["containers", "initContainers"] {
         let Some(all) = spec.get_mut(list).and_then(Value::as_array_mut) else { continue };
@@ -58,14 +74,17 @@ pub(super) fn rewrite(spec: &mut Fields, wishes: &Wishes, warnings: &mut Vec<Str
                 };
                 match asked {
                     Some(Ok(mut how)) => {
+                        let mut path = format!("{name}/{kind}");
                         match probe["timeoutSeconds"].as_u64() {
                             // A hook has no time of its own: it ends with the Pod's grace period, and the kubelet leaves.
-                            _ if place.starts_with("/lifecycle/") => how["timeout"] = "0s".into(),
+                            _ if place.starts_with("/lifecycle/") => {
+                                how["timeout"] = "0s".into();
+                                path = secret(&path, earlier, &name, place);
+                            }
                             Some(seconds) => how["timeout"] = format!("{seconds}s").into(),
                             // The kubelet's is a second, and so less than the sidecar's.
                             None => {}
                         }
-                        let path = format!("{name}/{kind}");
                         let original = probe.clone();
                         redirect(probe, &path);
                         done.bootstrap.insert(path, how);
@@ -81,6 +100,18 @@ pub(super) fn rewrite(spec: &mut Fields, wishes: &Wishes, warnings: &mut Vec<Str
         }
     }
     done
+}
+
+/// The path with a word behind it that nobody guesses: the one that it had, if it had one.
+fn secret(path: &str, earlier: Option<&Value>, container: &str, place: &str) -> String {
+    let lists =
+        ["containers", "initContainers"].into_iter().filter_map(|list| earlier?["spec"][list].as_array());
+    let was = lists.flatten().find(|was| was["name"] == container).and_then(|was| was.pointer(place));
+    let was = was.and_then(|hook| hook["httpGet"]["path"].as_str()?.strip_prefix(PREFIX));
+    match was.and_then(|was| was.strip_prefix(path)?.strip_prefix('/')) {
+        Some(word) if word.len() == SECRET => format!("{path}/{word}"),
+        _ => format!("{path}/{}", tokens::secret("")),
+    }
 }
 
 /// How the sidecar asks in the kubelet's place. `None`: that is not for it, such as a program that is run.
@@ -123,7 +154,7 @@ fn asked(probe: &Value, ports: &Value) -> Option<Result<Value, &'static str>> {
 fn redirect(probe: &mut Value, path: &str) {
     let headers: Vec<Value> = probe["httpGet"]["httpHeaders"].as_array().cloned().unwrap_or_default();
     let headers: Vec<Value> = headers.into_iter().filter(|header| !is_host(header)).collect();
-    let mut get = json!({"path": format!("/app-health/{path}"), "port": containers::HEALTH_PORT});
+    let mut get = json!({"path": format!("{PREFIX}{path}"), "port": containers::HEALTH_PORT});
     if !headers.is_empty() {
         get["httpHeaders"] = headers.into();
     }
@@ -135,7 +166,7 @@ fn redirect(probe: &mut Value, path: &str) {
 
 /// Has a probe ask as it was written. What was edited since, its times or the whole, is somebody's will.
 pub(super) fn restore(probe: &mut Value, original: &Value) {
-    let ours = probe["httpGet"]["path"].as_str().is_some_and(|path| path.starts_with("/app-health/"));
+    let ours = probe["httpGet"]["path"].as_str().is_some_and(|path| path.starts_with(PREFIX));
     let (true, Some(probe), Some(original)) = (ours, probe.as_object_mut(), original.as_object()) else {
         return;
     };

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 mod annotations;
 mod cni;
 mod kinds;
+mod probes;
 mod scrape;
 mod templates;
 mod undone;
@@ -330,75 +331,6 @@ fn privileges_are_what_is_needed_and_no_more() {
         assert_eq!(context["readOnlyRootFilesystem"], true);
         assert_eq!(context["allowPrivilegeEscalation"], false);
     }
-}
-
-#[test]
-fn probes_go_through_the_sidecar_unless_it_cannot_ask_them() {
-    let mut pod = pod();
-    pod["spec"]["containers"] = json!([{
-        "name": "app", "ports": [{"name": "http", "containerPort": 8080}],
-        "livenessProbe": {"httpGet": {"port": "http", "scheme": "HTTP"}, "timeoutSeconds": 2},
-        "readinessProbe": {"httpGet": {"port": 8443, "scheme": "HTTPS"}},
-        "startupProbe": {"exec": {"command": ["true"]}},
-        "lifecycle": {
-            "preStop": {"httpGet": {"port": 8080, "path": "bye/$(HOSTNAME)"}},
-            "postStart": {"httpGet": {"port": "http", "path": "/hello"}},
-        },
-    }, {
-        "name": "other",
-        "livenessProbe": {"httpGet": {"host": "example.com", "port": 80}},
-        "readinessProbe": {"tcpSocket": {"port": "nobody"}},
-        "startupProbe": {"grpc": {"port": 9090}},
-    }]);
-    pod["spec"]["initContainers"] = json!([
-        {"name": "helper", "restartPolicy": "Always", "readinessProbe": {"tcpSocket": {"port": "7070"}}},
-    ]);
-    let (after, warnings) = injected(&pod, &settings());
-    let address = "$(POD_IP)";
-    assert_eq!(
-        bootstrap_of(&after)["probes"],
-        json!({
-            "app/livez": {"http": {"address": address, "port": 8080, "path": "/"}, "timeout": "2s"},
-            "app/readyz": {"http": {"address": address, "port": 8443, "path": "/", "tls": true}},
-            // What the author wrote is not for the kubelet to expand.
-            "app/prestopz":
-                {"http": {"address": address, "port": 8080, "path": "/bye/$$(HOSTNAME)"}, "timeout": "0s"},
-            "app/poststartz": {"http": {"address": address, "port": 8080, "path": "/hello"}, "timeout": "0s"},
-            "helper/readyz": {"tcp": {"address": address, "port": 7070}},
-            "other/startupz": {"grpc": {"address": address, "port": 9090, "service": ""}},
-        })
-    );
-    let app = container(&after, "app");
-    let ours = json!({"httpGet": {"path": "/app-health/app/livez", "port": 15021}, "timeoutSeconds": 2});
-    assert_eq!(app["livenessProbe"], ours);
-    assert_eq!(app["lifecycle"]["preStop"]["httpGet"]["path"], "/app-health/app/prestopz");
-    assert_eq!(
-        app["lifecycle"]["postStart"],
-        json!({"httpGet": {"path": "/app-health/app/poststartz", "port": 15021}})
-    );
-    assert_eq!(app["startupProbe"], pod["spec"]["containers"][0]["startupProbe"]);
-    assert_eq!(container(&after, "other")["livenessProbe"], pod["spec"]["containers"][1]["livenessProbe"]);
-    // By TLS the sidecar asks the application, and the kubelet the sidecar without.
-    assert_eq!(app["readinessProbe"], json!({"httpGet": {"path": "/app-health/app/readyz", "port": 15021}}));
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("container other: readinessProbe"), "{warnings:?}");
-
-    // Nobody waits for a plain sidecar, unless told to.
-    let plain = InjectSettings { native_sidecar: NativeSidecar::No, ..settings() };
-    let (after, warnings) = injected(&pod, &plain);
-    let app = &pod["spec"]["containers"][0];
-    assert_eq!(container(&after, "app")["lifecycle"]["postStart"], app["lifecycle"]["postStart"]);
-    let warned =
-        warnings.iter().any(|warning| warning.starts_with("container app: lifecycle.postStart is left"));
-    assert!(warned, "{warnings:?}");
-    let waits = InjectSettings { hold_application_until_proxy_starts: true, ..plain };
-    let (after, _) = injected(&pod, &waits);
-    assert!(bootstrap_of(&after)["probes"]["app/poststartz"].is_object());
-
-    pod["metadata"]["annotations"] = json!({"sidecar.istio.io/rewriteAppHTTPProbers": "false"});
-    let (after, _) = injected(&pod, &settings());
-    assert_eq!(after["spec"]["containers"], pod["spec"]["containers"]);
-    assert_eq!(bootstrap_of(&after).get("probes"), None);
 }
 
 #[test]

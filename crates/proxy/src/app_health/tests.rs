@@ -145,6 +145,15 @@ async fn an_answer_has_the_time_that_the_bootstrap_gives_it() {
 }
 
 #[test]
+fn the_secret_of_a_hook_is_not_listed() {
+    let probe = probe((localhost(), 1).into());
+    let entry = || Entry { probe: probe.clone(), patience: None };
+    let probes = ["app/livez", "app/prestopz/SECRET", "plain"].map(|name| (name.to_owned(), entry()));
+    let row = row(probes.into());
+    assert_eq!(row.help, "health of the application, by probe: app/livez, plain");
+}
+
+#[test]
 fn probes_are_written_in_the_bootstrap_file() {
     let read = |probe: &str| {
         let text = format!("node: {{id: a}}\nstate_dir: /s\nprobes:\n  ready: {probe}\n");
