@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::probes::{self, Originals};
 use super::{
-    Fields, INIT, InjectError, InjectSettings, PLACES, REVISION, SECRETS, SIDECAR, STATUS, VALIDATION,
-    bootstrap, containers, decision, fields, list, scrape, templates,
+    CANONICAL_NAME, CANONICAL_REVISION, DEFAULT_CONTAINER, Fields, INIT, InjectError, InjectSettings, PLACES,
+    REVISION, SECRETS, SIDECAR, STATUS, TLS_MODE, VALIDATION, bootstrap, containers, decision, fields, list,
+    scrape, templates,
 };
 
 /// What was changed of the Pod's own.
@@ -55,6 +56,29 @@ struct Status {
     pull_secrets: Vec<String>,
 }
 
+/// What is put in, by name. The annotation is in the hands of the Pod's author: if it names more, what another webhook has put in
+/// (a scanner, a policy's label) could be taken out by it.
+const CONTAINERS: [&str; 3] = [INIT, VALIDATION, SIDECAR];
+const VOLUMES: [&str; 2] = [containers::STATE_VOLUME, containers::TOKEN_VOLUME];
+const LABELS: [&str; 4] = [TLS_MODE, CANONICAL_NAME, CANONICAL_REVISION, REVISION];
+
+impl Status {
+    /// What of it can be ours.
+    fn read(text: &str) -> Result<Self, serde_json::Error> {
+        let mut status: Self = serde_json::from_str(text)?;
+        for (said, ours) in [
+            (&mut status.containers, &CONTAINERS[..]),
+            (&mut status.volumes, &VOLUMES),
+            (&mut status.labels, &LABELS),
+        ] {
+            said.retain(|name| ours.contains(&name.as_str()));
+        }
+        status.annotations.retain(|name| name == DEFAULT_CONTAINER || scrape::ours(name).is_some());
+        status.replaced.retain(|name, _| name == REVISION);
+        Ok(status)
+    }
+}
+
 /// Writes labels and annotations, and says what was done.
 pub(super) fn describe(
     pod: &mut Value,
@@ -81,7 +105,7 @@ pub(super) fn describe(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: settings.revision().to_owned(),
         containers: containers::first(settings).into_iter().chain([SIDECAR]).map(str::to_owned).collect(),
-        volumes: [containers::STATE_VOLUME, containers::TOKEN_VOLUME].map(str::to_owned).into(),
+        volumes: VOLUMES.map(str::to_owned).into(),
         labels: add(metadata, "labels", marks.labels)?,
         annotations: add(metadata, "annotations", marks.annotations)?,
         made,
@@ -166,11 +190,14 @@ pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Valu
     let Some(text) = pod["metadata"]["annotations"][STATUS].as_str() else { return Ok(None) };
     // The annotation alone is a claim, and perhaps a copy.
     let is_there = decision::container_names(&pod["spec"]).any(|name| name == SIDECAR);
-    match serde_json::from_str::<Status>(text) {
+    match Status::read(text) {
         Ok(status) if is_there && status.revision != settings.revision() => {
             Err(format!("it has been injected already, by revision {}", status.revision))
         }
-        Ok(_) => uninject(pod).map_err(|error| error.to_string()),
+        Ok(mut status) => {
+            status.templates.retain(|change| templates::could_be(change, &settings.templates));
+            without_ours(pod, &status).map(Some).map_err(|error| error.to_string())
+        }
         Err(error) if is_there => {
             Err(format!("it has been injected already, by whom cannot be read: {error}"))
         }
@@ -187,11 +214,12 @@ pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Valu
 /// What is ours stays as others have made it since it was first put in: images from another registry, resources, certificates. Of the
 /// sidecar's bootstrap the probes alone are news.
 pub(super) fn keep(pod: &mut Value, before: &Value) {
-    let ours = [INIT, VALIDATION, SIDECAR, containers::STATE_VOLUME, containers::TOKEN_VOLUME];
     for list in ["containers", "initContainers", "volumes"] {
         let Some(all) = pod["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
         let was = before["spec"][list].as_array().map(Vec::as_slice).unwrap_or_default();
-        for item in all.iter_mut().filter(|item| ours.iter().any(|own| item["name"] == *own)) {
+        for item in
+            all.iter_mut().filter(|item| CONTAINERS.iter().chain(&VOLUMES).any(|own| item["name"] == *own))
+        {
             let Some(was) = was.iter().find(|was| was["name"] == item["name"]) else { continue };
             let now = std::mem::replace(item, was.clone());
             if item["name"] == SIDECAR {
@@ -207,11 +235,16 @@ pub(super) fn keep(pod: &mut Value, before: &Value) {
 /// The annotation that says what was injected cannot be read.
 pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
     let Some(text) = pod["metadata"]["annotations"][STATUS].as_str() else { return Ok(None) };
-    let status: Status = serde_json::from_str(text).map_err(|error| InjectError::Annotation {
+    let status = Status::read(text).map_err(|error| InjectError::Annotation {
         name: STATUS.into(),
         value: text.into(),
         wanted: format!("what `outrigger inject` writes: {error}"),
     })?;
+    without_ours(pod, &status).map(Some)
+}
+
+/// Takes out what was put in.
+fn without_ours(pod: &Value, status: &Status) -> Result<Value, InjectError> {
     let mut pod = pod.clone();
     let metadata = fields(&mut pod, "metadata")?;
     without(metadata, "labels", |name, _| status.labels.iter().any(|own| own == name));
@@ -262,7 +295,7 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
     if status.made.iter().any(|made| made == "metadata") {
         drop_empty(Some(&mut pod), "metadata");
     }
-    Ok(Some(pod))
+    Ok(pod)
 }
 
 fn without(metadata: &mut Fields, part: &str, gone: impl Fn(&str, &Value) -> bool) {

@@ -274,6 +274,24 @@ fn malformed(at: &[String], wanted: &'static str) -> InjectError {
     InjectError::Malformed(at.join("."), wanted)
 }
 
+/// Whether one of these templates changes that: the annotation that says so is in the hands of the Pod's author.
+pub(super) fn could_be(change: &Change, templates: &BTreeMap<String, Fields>) -> bool {
+    templates.values().any(|template| {
+        let Some((first, more)) = change.at.split_first() else { return false };
+        let (mut field, mut place) = (first.as_str(), template.get(first));
+        for word in more {
+            place = match place {
+                Some(Value::Object(fields)) => fields.get(word),
+                Some(Value::Array(items)) => key_of(field)
+                    .and_then(|key| items.iter().find(|item| known_by(item, key).as_deref() == Some(word))),
+                _ => None,
+            };
+            field = word;
+        }
+        place.is_some()
+    })
+}
+
 /// Takes back what was changed, the last first.
 pub(super) fn undo(pod: &mut Value, changes: &[Change]) {
     for change in changes.iter().rev() {

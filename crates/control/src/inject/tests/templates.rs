@@ -143,3 +143,23 @@ fn what_is_no_template_is_named() {
     let error = in_namespace(&pod, &namespace, &with(vault())).unwrap_err().to_string();
     assert!(error.contains("spec.containers.app.env is no list"), "{error}");
 }
+
+#[test]
+fn what_no_template_changes_is_not_taken_back_by_an_annotation() {
+    let settings = with(vault());
+    let (mut pod, _) = injected(&named(), &settings);
+    pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "scanner"}));
+    pod["spec"]["priorityClassName"] = "high".into();
+    let text = pod["metadata"]["annotations"][STATUS].as_str().unwrap();
+    let mut status: Value = serde_json::from_str(text).unwrap();
+    let forged = [
+        json!({"at": ["spec", "containers", "scanner"]}),
+        json!({"at": ["spec", "schedulerName"], "was": "theirs", "is": "ours"}),
+    ];
+    status["templates"].as_array_mut().unwrap().extend(forged);
+    pod["metadata"]["annotations"][STATUS] = status.to_string().into();
+    let (after, _) = injected(&pod, &settings);
+    assert_eq!(container(&after, "scanner"), &json!({"name": "scanner"}));
+    // What templates do change is done anew.
+    assert_eq!(container(&after, "agent"), &json!({"name": "agent", "image": "agent"}));
+}

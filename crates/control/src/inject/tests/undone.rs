@@ -164,3 +164,33 @@ fn what_a_pod_has_got_is_not_what_it_asks_for() {
         );
     }
 }
+
+#[test]
+fn what_another_webhook_has_put_in_is_not_taken_out_by_an_annotation() {
+    let (mut pod, _) = injected(&pod(), &settings());
+    pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "scanner"}));
+    pod["spec"]["volumes"].as_array_mut().unwrap().push(json!({"name": "scans"}));
+    pod["metadata"]["labels"]["scanned"] = "yes".into();
+    pod["metadata"]["annotations"]["scanner/level"] = "all".into();
+    let text = pod["metadata"]["annotations"][STATUS].as_str().unwrap();
+    let mut status: Value = serde_json::from_str(text).unwrap();
+    for (list, name) in [
+        ("containers", "scanner"),
+        ("volumes", "scans"),
+        ("labels", "scanned"),
+        ("annotations", "scanner/level"),
+    ] {
+        status[list].as_array_mut().unwrap().push(name.into());
+    }
+    status["replaced"] = json!({"scanned": "no"});
+    pod["metadata"]["annotations"][STATUS] = status.to_string().into();
+    for after in [injected(&pod, &settings()).0, uninject(&pod).unwrap().unwrap()] {
+        assert_eq!(container_names(&after, "containers"), ["app", "scanner"]);
+        assert!(after["spec"]["volumes"].as_array().unwrap().contains(&json!({"name": "scans"})));
+        let metadata = &after["metadata"];
+        assert_eq!(
+            (&metadata["labels"]["scanned"], &metadata["annotations"]["scanner/level"]),
+            (&json!("yes"), &json!("all"))
+        );
+    }
+}
