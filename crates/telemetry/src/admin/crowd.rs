@@ -2,7 +2,9 @@
 //! says nothing must not keep them out.
 //!
 //! A connection that waits for a request may be ended for a newcomer: of the source that has most of these, the one that has waited
-//! longest. One whose answer is being made stays; who is slow to take a long one waits again. A source has a quarter of all, but for those of this host.
+//! longest. One whose answer is being made stays; who is slow to take a long one waits again. A source has a quarter of all, but for those
+//! of this host. Where all are being answered, which can take long (what asks the application in somebody's place), the source that has
+//! most loses its youngest to one that has fewer.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -51,7 +53,7 @@ impl Crowd {
         if state.of(source) >= share {
             state.end_one(Some(source))?;
         } else if state.all.len() >= self.most {
-            state.end_one(None)?;
+            state.end_one(None).or_else(|| state.end_of_greediest(source))?;
         }
         let (number, leave) = (state.tick(), Arc::new(Notify::new()));
         state.all.push(Entry { number, source, waits: Some(number), leave: leave.clone() });
@@ -81,6 +83,15 @@ impl Occupancy {
             .filter(|(_, entry)| entry.waits.is_some() && of.is_none_or(|source| entry.source == source));
         let (at, _) =
             among.max_by_key(|(_, entry)| (waiting(entry.source), std::cmp::Reverse(entry.waits)))?;
+        self.all.swap_remove(at).leave.notify_one();
+        Some(())
+    }
+
+    /// Ends the youngest of the source that has most, if the newcomer's would not have as many then.
+    fn end_of_greediest(&mut self, newcomer: IpAddr) -> Option<()> {
+        let all = self.all.iter().enumerate();
+        let (at, entry) = all.max_by_key(|(_, entry)| (self.of(entry.source), entry.number))?;
+        (self.of(entry.source) > self.of(newcomer) + 1).then_some(())?;
         self.all.swap_remove(at).leave.notify_one();
         Some(())
     }
@@ -166,6 +177,19 @@ mod tests {
         assert!(crowd.admit(ip(9)).is_none());
         drop(all);
         assert!(crowd.admit(ip(9)).is_some());
+    }
+
+    #[test]
+    fn where_all_are_answered_who_has_most_makes_room() {
+        let crowd = Crowd::new(8);
+        let many: Vec<_> = (0..8).map(|n| crowd.admit(ip(10 + n / 2)).unwrap()).collect();
+        many.iter().for_each(|place| place.is_asked(true));
+        let newcomer = crowd.admit(ip(1)).unwrap();
+        newcomer.is_asked(true);
+        assert!(is_in(&newcomer) && !is_in(&many[7]), "the youngest of a source that has two");
+        // One more would be two of the newcomer's, as the others have.
+        assert!(crowd.admit(ip(1)).is_none());
+        assert_eq!(crowd.state.lock().all.len(), 8);
     }
 
     #[test]
