@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Namespace as Object;
 use kube::{Api, Client};
 use outrigger_telemetry::logging::Throttle;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::inject::Namespace;
@@ -15,9 +16,14 @@ use crate::registry::kubernetes::KubernetesSettings;
 /// A label that has been set holds for the next Pod but those of so long: a Deployment's come in crowds.
 const KEPT: Duration = Duration::from_secs(3);
 /// For an answer: a review must be answered soon itself.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Strangers may ask for names without end.
 const MOST: usize = 4096;
+
+/// Questions under way for names that exist, and for those of which nobody knows yet whether they do: who reaches the webhook asks for any,
+/// and API servers count all of them as ours, which must follow the cluster too.
+const FAMILIAR: usize = 16;
+const STRANGE: usize = 4;
 
 static UNASKED: Throttle = Throttle::new();
 
@@ -26,12 +32,20 @@ pub(super) struct Namespaces {
     cluster: Option<KubernetesSettings>,
     client: Mutex<Option<Client>>,
     known: Mutex<HashMap<String, (Instant, Namespace)>>,
+    familiar: Semaphore,
+    strange: Semaphore,
 }
 
 impl Namespaces {
     /// Nothing is asked yet.
     pub(super) fn new(cluster: Option<KubernetesSettings>) -> Self {
-        Self { cluster, client: Mutex::default(), known: Mutex::default() }
+        Self {
+            cluster,
+            client: Mutex::default(),
+            known: Mutex::default(),
+            familiar: Semaphore::new(FAMILIAR),
+            strange: Semaphore::new(STRANGE),
+        }
     }
 
     /// What a namespace says, or has said seconds ago; whether that is so.
@@ -48,7 +62,13 @@ impl Namespaces {
     pub(super) async fn now(&self, name: &str) -> Result<Namespace, String> {
         let client = self.client().await?;
         let all: Api<Object> = Api::all(client);
-        let asked = tokio::time::timeout(PATIENCE, all.get_metadata(name)).await;
+        let turns = if self.known.lock().contains_key(name) { &self.familiar } else { &self.strange };
+        let asked = tokio::time::timeout(PATIENCE, async {
+            // Never closed.
+            let _turn = turns.acquire().await;
+            all.get_metadata(name).await
+        })
+        .await;
         let object = match asked {
             Ok(Ok(object)) => object,
             Ok(Err(kube::Error::Api(status))) => {

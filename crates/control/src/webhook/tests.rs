@@ -34,7 +34,13 @@ async fn api_server_of(labels: Arc<Mutex<Value>>) -> (String, Arc<AtomicU64>) {
                 "reason": "NotFound", "code": 404}),
             ),
         };
-        async move { (StatusCode::from_u16(status).unwrap(), axum::Json(body)) }
+        let lost = name.starts_with("nowhere");
+        async move {
+            if lost {
+                std::future::pending::<()>().await;
+            }
+            (StatusCode::from_u16(status).unwrap(), axum::Json(body))
+        }
     };
     let router = Router::new().route("/api/v1/namespaces/{name}", axum::routing::get(namespace));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -125,6 +131,34 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
     assert!(env.contains("BEGIN CERTIFICATE"), "{env}");
     response(&router, review).await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn questions_about_names_that_nobody_knows_hold_nobody_up() {
+    let labels = Arc::new(Mutex::new(json!({"istio-injection": "disabled"})));
+    let (file, asked) = api_server_of(labels.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    std::fs::write(&path, file).unwrap();
+    let router = injector(Some(&path));
+    let shop = review("shop", json!({}));
+    assert_eq!(response(&router, shop.clone()).await.get("patch"), None);
+    let begun = tokio::time::Instant::now();
+    for number in 0..20 {
+        let (router, review) = (router.clone(), review(&format!("nowhere-{number}"), json!({})));
+        tokio::spawn(async move { response(&router, review).await });
+    }
+    while asked.load(Ordering::Relaxed) < 1 + 4 {
+        tokio::task::yield_now().await;
+    }
+    // What is known to exist is asked about at once, though a stranger's questions wait for each other.
+    *labels.lock() = json!({"istio-injection": "enabled"});
+    assert!(response(&router, shop).await["patch"].is_string());
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(
+        asked == 1 + 4 + 1 || begun.elapsed() >= namespaces::PATIENCE,
+        "{asked}: some wait no longer for their turn"
+    );
 }
 
 #[tokio::test]
