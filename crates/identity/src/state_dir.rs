@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,9 +187,17 @@ impl StateDir {
 /// Makes a directory of mode 0700 with its parents; an existing one is closed to others.
 ///
 /// # Errors
-/// When the system refuses.
+/// When the system refuses, or it is somebody else's, who could put keys and configuration of his own there.
 pub(crate) fn create_private_dir(path: &Path) -> Result<(), IdentityError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(IdentityError::file(path))?;
+    let (owner, us) =
+        (fs::metadata(path).map_err(IdentityError::file(path))?.uid(), rustix::process::geteuid());
+    if owner != us.as_raw() {
+        let reason = format!(
+            "it belongs to user {owner}, and this process is user {us}: give it to user {us} (chown), or name another directory"
+        );
+        return Err(IdentityError::content(path, reason));
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(IdentityError::file(path))
 }
 

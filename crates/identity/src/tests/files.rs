@@ -184,3 +184,17 @@ fn an_authority_that_is_kept_elsewhere_goes_on_with_what_becomes_of_it() {
     assert_eq!(files::fingerprints(&found, directory.path()).unwrap(), kept.fingerprints());
     assert!(!files::is_provided(directory.path()));
 }
+
+#[test]
+fn a_directory_of_somebody_else_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("theirs");
+    fs::create_dir(&place).unwrap();
+    // Only root gives away; for anybody else the directory of root is somebody else's.
+    let (place, owner) = match std::os::unix::fs::chown(&place, Some(65534), None) {
+        Ok(()) => (place, 65534),
+        Err(_) => ("/".into(), 0),
+    };
+    let said = StateDir::open(&place).unwrap_err().to_string();
+    assert!(said.contains(&format!("belongs to user {owner}")) && said.contains("chown"), "{said}");
+}
