@@ -47,38 +47,55 @@ impl From<Failure> for Stop {
 }
 
 /// Runs the filters of the listener, in order, and then what the route itself has; gives back the route, which a filter may have
-/// changed.
+/// changed, or found where there was none.
 pub async fn run<'v>(
     ctx: &mut RequestCtx<'_>,
     view: &'v RequestConfig,
-    mut found: RouteRef<'v>,
+    mut found: Option<RouteRef<'v>>,
 ) -> Result<RouteRef<'v>, Stop> {
     let mut drawn = false;
     for filter in &view.http.filters {
         drawn |= matches!(filter, Filter::Fault(_));
-        match filter.on_request(&ctx.input(found.route.config.fault.as_ref())) {
+        match filter.on_request(&ctx.input(found.and_then(|found| found.route.config.fault.as_ref()))) {
             Verdict::Continue => {}
             Verdict::Admitted(permit) => ctx.extras().admitted.push(permit),
             verdict => {
                 let again = match filter {
                     Filter::Tokens(tokens) => tokens::look(ctx, tokens)?,
-                    Filter::LocalLimit(limits) => bucket::look(ctx, limits, found.route).map(|()| false)?,
-                    _ => Box::pin(settle(ctx, view, filter, verdict, &found.route.config)).await?,
+                    Filter::LocalLimit(limits) => {
+                        bucket::look(ctx, limits, found.map(|found| found.route)).map(|()| false)?
+                    }
+                    _ => {
+                        let of = found.map(|found| &found.route.config);
+                        Box::pin(settle(ctx, view, filter, verdict, of)).await?
+                    }
                 };
                 if again {
-                    found = route(ctx, view)?;
-                    duration::begin_anew(ctx, &found.route.config);
-                    if ctx.record.route.is_some() {
-                        ctx.record.route = Some(found.route.config.name.as_str().into());
-                    }
+                    found = reroute(ctx, view)?;
                 }
             }
         }
     }
+    // As in an Envoy: what a filter has put into the head counts only where it says that routes are to be looked for again.
+    let found = found.ok_or_else(|| view.no_route(&ctx.head))?;
     if found.route.has_filters() {
         Box::pin(of_route(ctx, found.route, drawn)).await?;
     }
     Ok(found)
+}
+
+/// Looks for the route again; there may be none, which is for the end to say: filters to come may still refuse it, or change that.
+fn reroute<'v>(ctx: &mut RequestCtx<'_>, view: &'v RequestConfig) -> Result<Option<RouteRef<'v>>, Failure> {
+    let found = match route(ctx, view) {
+        Ok(found) => found,
+        Err(failure) if failure.kind == FailureKind::NoRoute => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    duration::begin_anew(ctx, &found.route.config);
+    if ctx.record.route.is_some() {
+        ctx.record.route = Some(found.route.config.name.as_str().into());
+    }
+    Ok(Some(found))
 }
 
 /// What a filter wants but to let pass; says whether routes are to be looked for again.
@@ -87,7 +104,7 @@ async fn settle(
     view: &RequestConfig,
     filter: &Filter,
     verdict: Verdict,
-    route: &Route,
+    route: Option<&Route>,
 ) -> Result<bool, Stop> {
     match (filter, &verdict) {
         (Filter::ExtAuthz(authz), Verdict::Ask) => {

@@ -43,16 +43,20 @@ impl RequestConfig {
     /// # Errors
     /// There is none.
     pub fn route(&self, head: &RequestHead) -> Result<RouteRef<'_>, Failure> {
-        self.http.routes.find(head).ok_or_else(|| {
-            let detail = format!(
-                "no route of {} takes {} {}{}",
-                self.http.routes.name(),
-                head.method(),
-                head.authority(),
-                head.path().split('?').next().unwrap_or_default()
-            );
-            Failure::local(Stage::Route, FailureKind::NoRoute, detail)
-        })
+        self.http.routes.find(head).ok_or_else(|| self.no_route(head))
+    }
+
+    /// What there is to say where none takes a request.
+    #[cold]
+    pub fn no_route(&self, head: &RequestHead) -> Failure {
+        let detail = format!(
+            "no route of {} takes {} {}{}",
+            self.http.routes.name(),
+            head.method(),
+            head.authority(),
+            head.path().split('?').next().unwrap_or_default()
+        );
+        Failure::local(Stage::Route, FailureKind::NoRoute, detail)
     }
 }
 

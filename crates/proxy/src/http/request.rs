@@ -8,7 +8,7 @@ use std::sync::Arc;
 use outrigger_model::cluster::NOWHERE;
 use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
-use outrigger_model::route::table::CompiledRoute;
+use outrigger_model::route::table::{CompiledRoute, RouteRef};
 use outrigger_model::route::{Forward, RetryPolicy, RouteAction};
 
 use super::attempt::turned::note;
@@ -56,14 +56,19 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     edit::identify(ctx);
     let view = ctx.view.clone();
     edit::normalize(&mut ctx.head, view.http.config.path)?;
-    let found = chain::route(ctx, &view)?;
-    trace(ctx, found.route);
-    ctx.route = Some(found.route.id);
-    duration::begin(ctx, &found.route.config);
-    if ctx.upgrade != Upgrade::None {
-        chain::tunnel::came(ctx, &view)?;
-    }
-    let found = chain::run(ctx, &view, found).await?;
+    let found = match chain::route(ctx, &view) {
+        Ok(found) => {
+            trace(ctx, found.route);
+            ctx.route = Some(found.route.id);
+            duration::begin(ctx, &found.route.config);
+            if ctx.upgrade != Upgrade::None {
+                chain::tunnel::came(ctx, &view)?;
+            }
+            chain::run(ctx, &view, Some(found)).await?
+        }
+        Err(failure) if failure.kind == FailureKind::NoRoute => Box::pin(unrouted(ctx, &view)).await?,
+        Err(failure) => return Err(failure.into()),
+    };
     ctx.route = Some(found.route.id);
     if ctx.upgrade != Upgrade::None {
         chain::tunnel::passed(ctx, &view)?;
@@ -84,6 +89,17 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// Filters look at a request that no route takes, too, as in an Envoy: who may not call learns nothing of the paths that there are, and
+/// what a filter puts into the head may be what a route asks for.
+async fn unrouted<'v>(ctx: &mut RequestCtx<'_>, view: &'v RequestConfig) -> Result<RouteRef<'v>, Stop> {
+    if ctx.upgrade != Upgrade::None {
+        chain::tunnel::came(ctx, view)?;
+    }
+    let found = chain::run(ctx, view, None).await?;
+    trace(ctx, found.route);
+    Ok(found)
 }
 
 /// The answer that a route gives itself: its status, its body, where else to look.

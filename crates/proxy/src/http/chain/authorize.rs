@@ -26,9 +26,9 @@ pub(super) async fn ask(
     ctx: &mut RequestCtx<'_>,
     view: &RequestConfig,
     authz: &ExtAuthz,
-    route: &Route,
+    route: Option<&Route>,
 ) -> Result<bool, Stop> {
-    let of_route = match route.authz.get(&authz.config.name) {
+    let of_route = match route.and_then(|route| route.authz.get(&authz.config.name)) {
         Some(RouteAuthz::Off) => return Ok(false),
         Some(RouteAuthz::Asked(settings)) => Some(settings),
         None => None,

@@ -7,15 +7,22 @@ use crate::http::context::RequestCtx;
 use crate::http::filter::local_limit::{Limits, Look};
 use crate::http::written;
 
-pub(super) fn look(ctx: &mut RequestCtx<'_>, limits: &Limits, route: &CompiledRoute) -> Result<(), Failure> {
-    match limits.look(route.id) {
-        Look::Passes => Ok(()),
-        Look::Over(limit) => {
+/// What no route takes is counted as well, but has no headers: they may name the route.
+pub(super) fn look(
+    ctx: &mut RequestCtx<'_>,
+    limits: &Limits,
+    route: Option<&CompiledRoute>,
+) -> Result<(), Failure> {
+    match (limits.look(route.map(|route| route.id)), route) {
+        (Look::Over(limit), Some(route)) => {
             written::passed(ctx, route, &limit.request_headers);
             Ok(())
         }
-        Look::Refused(limit, failure) => {
-            written::refused(ctx, route, &limit.response_headers, &failure);
+        (Look::Passes | Look::Over(_), _) => Ok(()),
+        (Look::Refused(limit, failure), route) => {
+            if let Some(route) = route {
+                written::refused(ctx, route, &limit.response_headers, &failure);
+            }
             Err(failure)
         }
     }

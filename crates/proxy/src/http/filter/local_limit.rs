@@ -53,9 +53,10 @@ impl Limits {
         Self { own: Limit::build(&config.own, rates), routes: all }
     }
 
-    /// Takes a token for a request of a route.
-    pub fn look(&self, route: u32) -> Look<'_> {
-        let limit = self.routes.get(route as usize).and_then(Option::as_ref).unwrap_or(&self.own);
+    /// Takes a token for a request of a route; what no route takes has the listener's.
+    pub fn look(&self, route: Option<u32>) -> Look<'_> {
+        let of_route = route.and_then(|route| self.routes.get(route as usize)?.as_ref());
+        let limit = of_route.unwrap_or(&self.own);
         let config = &limit.config;
         let Some(counts) = limit.counts.as_ref().filter(|_| drawn(config.enabled)) else {
             return Look::Passes;
@@ -140,15 +141,15 @@ mod tests {
             Limits::build(&LocalLimits { name: "f".into(), own }, &table, &Rates::default())
         };
         let limits = of(limit("a"));
-        assert!(matches!(limits.look(0), Look::Passes));
-        let Look::Refused(_, failure) = limits.look(0) else { panic!("there was one token") };
+        assert!(matches!(limits.look(Some(0)), Look::Passes));
+        let Look::Refused(_, failure) = limits.look(Some(0)) else { panic!("there was one token") };
         assert_eq!((failure.kind.status(), failure.kind.flag()), (429, "RL"));
         assert_eq!(limits.counts().next().unwrap().refused(), 1);
         let counting = of(LocalLimit { enforced: 0.0, ..limit("b") });
-        assert!(matches!((counting.look(0), counting.look(0)), (Look::Passes, Look::Over(_))));
+        assert!(matches!((counting.look(Some(0)), counting.look(Some(0))), (Look::Passes, Look::Over(_))));
         assert_eq!(counting.counts().next().unwrap().refused(), 0, "nobody was");
         let off = of(LocalLimit { enabled: 0.0, ..limit("c") });
-        assert!((0..3).all(|_| matches!(off.look(0), Look::Passes)));
+        assert!((0..3).all(|_| matches!(off.look(Some(0)), Look::Passes)));
     }
 
     #[test]

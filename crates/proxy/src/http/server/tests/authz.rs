@@ -9,6 +9,7 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::Origin;
+use outrigger_model::route::{HeaderMatch, PathMatch};
 
 use super::h2::client as h2_client;
 use super::rig::*;
@@ -297,6 +298,45 @@ async fn only_what_its_policies_match_is_asked_about() {
         client.send(&get("/admin")).await;
         let head = client.head().await;
         assert!(head.starts_with("HTTP/1.1 403") && head.contains("AuthorizationPolicy shop/ask"), "{head}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_route_that_only_the_answer_leads_to_is_found() {
+    run(async {
+        // The service adds `x-said`, and nothing takes requests without it.
+        for (clear, answered) in [(true, "200 <abc> false abc"), (false, "404 ")] {
+            let mut setup = guards(app().await, service().await, |authz| authz.clear_route_cache = clear);
+            let value = StringMatch::prefix("<");
+            setup.route.matches.headers = vec![HeaderMatch { name: "x-said".into(), value, invert: false }];
+            let mut client = Wire::connect(proxy(setup, Http1).await.address).await;
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc").await;
+            let answer = answer(&mut client).await;
+            assert!(answer.starts_with(answered), "{answer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_not_call_learns_nothing_of_the_paths_that_there_are() {
+    run(async {
+        let app = app().await;
+        let mut setup = Setup::to(&[app]);
+        setup.route.matches.path = PathMatch::Prefix("/admin/there".into());
+        setup.http.filters = vec![HttpFilter::Rbac(below_admin())];
+        let mut client = Wire::connect(proxy(setup, Http1).await.address).await;
+        for (path, status) in [
+            ("/admin/there", "403"),
+            ("/admin/not-there", "403"),
+            ("/elsewhere", "404"),
+            ("/admin/x/..", "403"),
+        ] {
+            client.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).await;
+            let answer = answer(&mut client).await;
+            assert!(answer.starts_with(status), "{path}: {answer}");
+        }
     })
     .await;
 }
