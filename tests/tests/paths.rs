@@ -84,6 +84,14 @@ const TABLE: &[Row] = &[
             "Envoy decodes after it has looked for dot segments with parameters",
         )),
     ),
+    Row(
+        "GET /public/;x/admin",
+        "400",
+        Some((
+            "200 GET /public/;x/admin",
+            "an application that takes parameters off first (Tomcat) would serve /public/admin",
+        )),
+    ),
     // A6: methods, headers, hosts, cookies. DENY DELETE, x-role: admin, secret.shop and the cookie user=evil.
     same("DELETE /public/a", "403"),
     same("delete /public/a", "400"),
@@ -113,6 +121,10 @@ const TABLE: &[Row] = &[
             "Envoy can drop all names with underscores or none; Istio drops none",
         )),
     ),
+    // Policy comes before the question whether there is a route.
+    same("GET /public/a\nHost: nowhere.shop", "404"),
+    same("GET /public/admin\nHost: nowhere.shop", "403"),
+    same("GET /other\nHost: nowhere.shop", "403"),
     // A2: tunnels.
     same("GET /public/a\nConnection: Upgrade\nUpgrade: tcp", "403"),
     Row(
@@ -146,9 +158,14 @@ fn listener(address: SocketAddr) -> Encoded {
         }),
         ..Route::default()
     };
-    let host =
-        VirtualHost { name: "any".into(), domains: vec!["*".into()], routes: vec![route], retry: None };
-    let routes = RouteConfig { name: CLUSTER.into(), virtual_hosts: vec![host] };
+    let host = |name: &str, domain: &str, routes| VirtualHost {
+        name: name.into(),
+        domains: vec![domain.into()],
+        routes,
+        retry: None,
+    };
+    let hosts = vec![host("any", "*", vec![route]), host("nowhere", "nowhere.shop", Vec::new())];
+    let routes = RouteConfig { name: CLUSTER.into(), virtual_hosts: hosts };
     let mut http = HttpConnection::new(RouteSource::Inline(routes));
     http.filters = vec![
         filter(

@@ -75,6 +75,8 @@ pub enum PathRefusal {
     EscapedSlash,
     /// `..%2f`, `..%3b` and the like: a dot segment for those who decode first, and none for others.
     HiddenDotSegment,
+    /// `/;x/`: no segment at all for those who take parameters off first (Tomcat, Jetty), and one for others.
+    NamelessSegment,
 }
 
 impl fmt::Display for PathRefusal {
@@ -87,6 +89,9 @@ impl fmt::Display for PathRefusal {
             Self::HiddenDotSegment => {
                 "the path has a dot segment beside %2f, %5c or %3b, which applications read differently"
             }
+            Self::NamelessSegment => {
+                "the path has a segment of parameters alone (/;x/), which applications read differently"
+            }
         })
     }
 }
@@ -96,12 +101,14 @@ const DOT: u8 = 2;
 /// Never in a path that is in its form, or only after a closer look.
 const ODD: u8 = 4;
 const END: u8 = 8;
+const PARAMETER: u8 = 16;
 
 static KIND: [u8; 256] = {
     let mut kind = [0; 256];
     kind[b'/' as usize] = SLASH;
     kind[b'.' as usize] = DOT;
     kind[b'?' as usize] = END;
+    kind[b';' as usize] = PARAMETER;
     kind[b'%' as usize] = ODD;
     kind[b'\\' as usize] = ODD;
     let mut at = 0;
@@ -153,6 +160,9 @@ impl PathNormalization {
             form = without_dot_segments(&form);
             if hides_dot_segment(&form) {
                 return Err(PathRefusal::HiddenDotSegment);
+            }
+            if self.merge_slashes && has_nameless_segment(&form) {
+                return Err(PathRefusal::NamelessSegment);
             }
         }
         if self.merge_slashes {
@@ -275,6 +285,17 @@ fn hides_dot_segment(path: &[u8]) -> bool {
         at += if escaped.is_some() { 3 } else { 1 };
     }
     matches!(dots, 1 | 2)
+}
+
+/// Whether a segment but the last has parameters and no name: `/;x/a` is `//a` to those who take parameters off, and then `/a`. As the
+/// last one it is common (`/;jsessionid=1`).
+fn has_nameless_segment(path: &[u8]) -> bool {
+    let mut segments = path[1..].split(|b| *b == b'/');
+    let last = segments.next_back();
+    let begins = |segment: &[u8]| {
+        segment.first() == Some(&b';') || segment.get(..3).is_some_and(|s| s.eq_ignore_ascii_case(b"%3b"))
+    };
+    last.is_some() && segments.any(begins)
 }
 
 #[cfg(test)]

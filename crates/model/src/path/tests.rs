@@ -109,6 +109,12 @@ fn what_has_no_one_form_is_refused() {
     for path in ["/a%2f../b", "/a/..%2fb", "/%2e%2e%5cb", "/a%2f.%2fb", "/a%5c..", "/x/..%3b/a"] {
         assert_eq!(refused(default, path), PathRefusal::HiddenDotSegment, "{path}");
     }
+    for path in ["/;/admin", "/;x=1/admin", "/a/;b/c", "/%3b/admin", "//;/admin", "/x/../;/admin"] {
+        assert_eq!(refused(default, path), PathRefusal::NamelessSegment, "{path}");
+    }
+    for path in ["/;jsessionid=1", "/a;b/c", "/a/;", "/a/;x?y=/;/z"] {
+        assert_eq!(form(default, path).as_deref(), Ok(path));
+    }
     let reject = PathNormalization { escaped_slashes: EscapedSlashes::Reject, ..default };
     assert_eq!(refused(reject, "/a%2Fb"), PathRefusal::EscapedSlash);
     assert_eq!(refused(reject, "/a%5cb"), PathRefusal::EscapedSlash);

@@ -376,8 +376,20 @@ pub(crate) fn h2_request(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
     {
         return Err(Refusal::Protocol);
     }
+    let is_connect =
+        parts.method == http::Method::CONNECT && parts.extensions.get::<h2::ext::Protocol>().is_none();
+    if is_connect {
+        // RFC 9110, section 9.3.6: without a port it is invalid, and it has no content.
+        if !authority.is_some_and(has_port) {
+            return Err(Refusal::Target);
+        }
+        if parts.headers.contains_key(http::header::CONTENT_LENGTH) {
+            return Err(Refusal::ConnectBody);
+        }
+    }
     let path = parts.uri.path_and_query().map(|path| path.as_str().as_bytes());
-    if path.is_some_and(|path| !is_target(path) || !(path[0] == b'/' || path == b"*")) {
+    let is_form = |path: &[u8]| path[0] == b'/' || (path == b"*" && parts.method == http::Method::OPTIONS);
+    if path.is_some_and(|path| !is_target(path) || !is_form(path)) {
         return Err(Refusal::Target);
     }
     if path.is_some_and(|path| path.len() + parts.method.as_str().len() + LINE > limits.start_line) {

@@ -364,6 +364,29 @@ fn no_writer_of_heads_lets_a_control_byte_through() {
 }
 
 #[test]
+fn a_plain_connect_has_a_port_and_no_length_and_only_options_asks_about_all() {
+    use http::Method;
+    let judged = |method: Method, uri: &str, length: bool| {
+        let mut parts = h2_request(|p| p.uri = uri.parse().unwrap());
+        parts.method = method;
+        if length {
+            parts.headers.insert("content-length", "5".parse().unwrap());
+        }
+        RequestHead::from_h2(parts, "http", &Limits::default()).map(|_| ())
+    };
+    assert_eq!(judged(Method::CONNECT, "shop:443", false), Ok(()));
+    assert_eq!(judged(Method::CONNECT, "shop", false), Err(Refusal::Target));
+    assert_eq!(judged(Method::CONNECT, "shop:443", true), Err(Refusal::ConnectBody));
+    for (method, answer) in [(Method::OPTIONS, Ok(())), (Method::GET, Err(Refusal::Target))] {
+        let mut parts = h2_request(|p| p.method = method);
+        let mut uri = parts.uri.clone().into_parts();
+        uri.path_and_query = Some("*".parse().unwrap());
+        parts.uri = http::Uri::from_parts(uri).unwrap();
+        assert_eq!(RequestHead::from_h2(parts, "http", &Limits::default()).map(|_| ()), answer);
+    }
+}
+
+#[test]
 fn the_protocol_of_an_extended_connect_is_a_token() {
     let judged = |protocol: &'static str| {
         let mut parts = h2_request(|p| p.method = http::Method::CONNECT);
