@@ -10,12 +10,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
+use http::HeaderMap;
 
 use super::{BodyError, Frame, KeptOut};
+use crate::http::h1::{Limits, OWN_FIELDS, Refusal};
 use crate::http::head::Trailers;
 
 /// What is as long is kept as it came, without a copy.
 const LONG: usize = 4 * 1024;
+
+/// What HTTP/1 writes around a field.
+const FIELD: usize = ": \r\n".len();
 
 /// The body of an HTTP/2 message.
 pub struct H2Body {
@@ -25,6 +30,8 @@ pub struct H2Body {
     held: Option<Box<Held>>,
     /// No data follows but what is held.
     data_ended: bool,
+    /// The trailers, if they came while nobody took them.
+    behind: Option<Box<Result<HeaderMap, Refusal>>>,
     pub(super) kept_out: KeptOut,
 }
 
@@ -56,7 +63,8 @@ impl Held {
 
 impl H2Body {
     pub(super) fn new(recv: RecvStream) -> Self {
-        Self { recv, chunk: Bytes::new(), held: None, data_ended: false, kept_out: KeptOut::default() }
+        let (chunk, kept_out) = (Bytes::new(), KeptOut::default());
+        Self { recv, chunk, held: None, data_ended: false, behind: None, kept_out }
     }
 
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, BodyError>> {
@@ -81,7 +89,10 @@ impl H2Body {
                 None => self.data_ended = true,
             }
         }
-        let trailers = ready!(self.recv.poll_trailers(cx))?;
+        let trailers = match self.behind.take() {
+            Some(behind) => Some((*behind)?),
+            None => ready!(self.recv.poll_trailers(cx))?.map(bounded).transpose()?,
+        };
         Poll::Ready(Ok(
             trailers.map_or(Frame::End, |map| Frame::Trailers(self.kept_out.of(Trailers::H2(map))))
         ))
@@ -97,6 +108,12 @@ impl H2Body {
                 // An error is there for who reads on, too.
                 Poll::Ready(Some(Err(_))) | Poll::Pending => return,
             }
+        }
+        // In there they may be a hundred times what they were on the wire, and nobody looks at their size.
+        if self.behind.is_none()
+            && let Poll::Ready(Ok(Some(map))) = self.recv.poll_trailers(cx)
+        {
+            self.behind = Some(Box::new(bounded(map)));
         }
     }
 
@@ -114,6 +131,17 @@ impl H2Body {
 
     #[inline]
     pub(super) fn is_end(&self) -> bool {
-        self.chunk.is_empty() && self.held.is_none() && self.recv.is_end_stream()
+        self.chunk.is_empty() && self.held.is_none() && self.behind.is_none() && self.recv.is_end_stream()
+    }
+}
+
+/// Trailers within the limits of HTTP/1, whatever protocol they go on by.
+fn bounded(map: HeaderMap) -> Result<HeaderMap, Refusal> {
+    let size: usize = map.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    let limits = Limits::default();
+    if size > limits.trailers || map.len() > limits.fields + OWN_FIELDS {
+        Err(Refusal::TrailersTooLarge)
+    } else {
+        Ok(map)
     }
 }
