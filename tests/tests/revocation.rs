@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_control::api::types::RevocationRequest;
 use outrigger_control::instance::Protocol;
-use outrigger_tests::app::greeter;
+use outrigger_tests::app::{body, greeter};
 use outrigger_tests::mesh::{Mesh, NAMESPACE, Sidecar, Spec};
 use outrigger_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +19,11 @@ async fn greeted(sidecar: &Sidecar) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(sidecar.outbound[0]).await?;
     stream.read_exact(&mut [0; 6]).await?;
     Ok(stream)
+}
+
+async fn serial_of(sidecar: &Sidecar) -> String {
+    let page: serde_json::Value = serde_json::from_str(&body(&sidecar.page("/certs").await)).unwrap();
+    page["serial"].as_str().unwrap_or_else(|| panic!("{page}")).to_owned()
 }
 
 async fn is_cut(mut stream: TcpStream) {
@@ -65,7 +70,15 @@ async fn a_revoked_workload_loses_its_connections_at_either_end_and_comes_back_w
     mesh.client.reinstate(&whom("web")).await.unwrap();
     eventually("it is let in again", || greeted(&web)).await;
 
-    // The one that is called.
+    // The one that is called, by the one certificate that it has.
+    let again = greeted(&load).await.unwrap();
+    let serial = serial_of(&stock).await;
+    let by_serial = RevocationRequest { serial: Some(serial), ..RevocationRequest::default() };
+    mesh.client.revoke(&by_serial).await.unwrap();
+    is_cut(kept).await;
+    is_cut(again).await;
+    mesh.client.reinstate(&by_serial).await.unwrap();
+    let kept = eventually("it is called again", || greeted(&load)).await;
     mesh.client.revoke(&whom("stock")).await.unwrap();
     is_cut(kept).await;
 }

@@ -11,14 +11,14 @@ use outrigger_model::identity::SpiffeId;
 use outrigger_model::listener::{ChainInput, Direction, Listener, TcpProxy};
 use outrigger_model::policy::decide::PolicySet;
 use outrigger_model::request::ConnectionView;
-use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use crate::detect::{Detected, tls};
-use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::failure::Failure;
 use crate::introduction::Introduction;
 use crate::listen::Purpose;
 use crate::metrics::Shard;
+use crate::proof::{Chain, Proof};
 use crate::protocol::HttpVersion;
 use crate::runtime::endpoint::Reach;
 use crate::runtime::snapshot::{ChainHandle, ListenerHandle, Snapshot, TcpHandle, TerminalHandle};
@@ -27,9 +27,6 @@ pub mod registry;
 pub mod speakers;
 
 pub use registry::Connections;
-
-/// A certificate chain, leaf first.
-pub type Chain = Rc<[CertificateDer<'static>]>;
 
 /// One downstream connection.
 #[derive(Clone)]
@@ -55,7 +52,7 @@ pub struct ConnInfo {
     /// Why the connection is being closed, if a change of policy or trust does it.
     pub closed_by: Rc<OnceCell<Failure>>,
     /// Whom a tunnel reached over the mesh's mTLS.
-    pub reached: OnceCell<SpiffeId>,
+    pub reached: OnceCell<Rc<Proof>>,
     /// Who the peer says it is, beyond what it proved.
     pub introduction: Introduction,
     /// Where the called host begins in the server name; found when the first stream ends.
@@ -250,15 +247,6 @@ impl ConnInfo {
 
     /// Why a tunnel ends, if whom it reached is trusted no longer.
     pub fn revoked(&self, bundle: &TrustBundle) -> Option<Failure> {
-        revoked(self.reached.get()?, bundle)
+        self.reached.get()?.judge(bundle).err()
     }
-}
-
-/// Why what reached this identity ends, if it is trusted no longer.
-pub fn revoked(identity: &SpiffeId, bundle: &TrustBundle) -> Option<Failure> {
-    if !bundle.revoked().has_identity(identity) {
-        return None;
-    }
-    let detail = format!("{identity} is revoked");
-    Some(Failure::upstream(Stage::Forward, FailureKind::TlsFailed, Retry::Never, detail))
 }

@@ -21,6 +21,7 @@ use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
 use crate::http::timeout::{Timer, after};
 use crate::memory::{Account, Told};
+use crate::proof::Proof;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::breaker::Pass;
@@ -30,7 +31,7 @@ use crate::runtime::endpoint::{EndpointState, InFlight, Outcome};
 use crate::runtime::snapshot::{TcpHandle, TerminalHandle};
 use crate::stream::region::{READ_SIZE, Region, WRITE_SIZE};
 use crate::stream::{Stream, Unanswered};
-use crate::upstream::connect::{Held, connect};
+use crate::upstream::connect::{Connected, Held, connect};
 use crate::worker::Worker;
 
 /// Endpoints tried in all.
@@ -49,6 +50,7 @@ pub struct Upstream {
     cluster: Arc<ClusterHandle>,
     endpoint: Arc<EndpointState>,
     local: SocketAddr,
+    proof: Option<Rc<Proof>>,
     _in_flight: InFlight,
     _permit: Held,
 }
@@ -129,9 +131,9 @@ pub async fn dial(worker: &Rc<Worker>, info: &ConnInfo, tcp: &TcpHandle) -> Resu
         tried.push(endpoint.address);
         let failure = match connect(&worker.way, cluster, &endpoint, (Protocol::Tcp, None)).await {
             Ok(connected) => {
-                let (stream, local, _permit) = (connected.stream, connected.local, connected.permit);
-                let cluster = cluster.clone();
-                let upstream = Upstream { stream, cluster, endpoint, local, _in_flight: in_flight, _permit };
+                let Connected { stream, local, proof, permit: _permit, .. } = connected;
+                let (cluster, _in_flight) = (cluster.clone(), in_flight);
+                let upstream = Upstream { stream, cluster, endpoint, local, proof, _in_flight, _permit };
                 return Ok(Dialled { upstream, pass });
             }
             Err(failure) => failure,
@@ -398,10 +400,14 @@ impl Tunnel {
 
 /// From here on the tunnel ends when whom it reached is revoked. That may have happened since the handshake began.
 fn note_reached(worker: &Worker, info: &ConnInfo, upstream: &Upstream) -> Option<Failure> {
-    let endpoint = &upstream.endpoint;
-    let identity = endpoint.identity.as_ref().filter(|_| upstream.cluster.uses_mesh(endpoint))?;
-    let _ = info.reached.set(identity.clone());
-    info.revoked(&worker.process.credentials.load().bundle)
+    let proof = upstream.proof.as_ref()?;
+    let _ = info.reached.set(proof.clone());
+    let credentials = &worker.process.credentials;
+    if proof.generation() == credentials.generation() {
+        None
+    } else {
+        info.revoked(&credentials.load().bundle)
+    }
 }
 
 impl Upstream {

@@ -33,6 +33,7 @@ pub mod loops;
 pub mod memory;
 pub mod metrics;
 pub mod process;
+pub mod proof;
 pub mod protocol;
 pub mod recent;
 pub mod record;

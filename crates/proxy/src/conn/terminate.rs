@@ -68,7 +68,7 @@ pub(super) async fn mesh(
     let identity = peer_identity(&peer.certificates).map_err(|problem| {
         Failure::downstream(Stage::Terminate, FailureKind::DownstreamTls, problem.to_string())
     })?;
-    info.certificates = worker.connections.chain(peer.certificates);
+    info.certificates = worker.connections.chains.intern(peer.certificates);
     info.peer = Some(identity);
     info.mtls = true;
     worker.connections.note_sidecar(info.source.ip());

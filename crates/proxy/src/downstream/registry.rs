@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::SystemTime;
 
-use rustls::pki_types::CertificateDer;
 use slab::Slab;
 
+use super::ConnInfo;
 use super::speakers::Speakers;
-use super::{Chain, ConnInfo};
 use crate::alarm::Place;
 use crate::failure::Failure;
+use crate::proof::Chains;
 
 /// Addresses remembered as having a sidecar; beyond it the memory starts over.
 const MAX_SIDECARS: usize = 4096;
@@ -23,17 +23,10 @@ const MAX_SIDECARS: usize = 4096;
 pub struct Connections {
     open: Rc<RefCell<Slab<Rc<Entry>>>>,
     sidecars: RefCell<HashSet<IpAddr>>,
-    chains: RefCell<Chains>,
+    /// Of the peers of these connections.
+    pub chains: Chains,
     /// Where servers speak first.
     pub speakers: Speakers,
-}
-
-/// Certificate chains of peers with open connections: those of one peer share theirs.
-#[derive(Default)]
-struct Chains {
-    all: HashSet<Chain>,
-    /// Chains that nobody holds any more are looked for at this many.
-    sweep_at: usize,
 }
 
 /// A connection, as it is judged.
@@ -88,11 +81,6 @@ impl Connections {
         sidecars.insert(source);
     }
 
-    /// The chain as it is held already, if another connection came with it.
-    pub fn chain(&self, presented: Vec<CertificateDer<'static>>) -> Chain {
-        self.chains.borrow_mut().intern(presented)
-    }
-
     /// Whether a source is known to have a sidecar.
     pub fn is_sidecar(&self, source: IpAddr) -> bool {
         self.sidecars.borrow().contains(&source)
@@ -107,36 +95,5 @@ impl Connections {
                 entry.place.ring();
             }
         }
-    }
-}
-
-impl Chains {
-    fn intern(&mut self, presented: Vec<CertificateDer<'static>>) -> Chain {
-        if let Some(known) = self.all.get(&*presented) {
-            return known.clone();
-        }
-        if self.all.len() >= self.sweep_at {
-            self.all.retain(|chain| Rc::strong_count(chain) > 1);
-            self.sweep_at = (2 * self.all.len()).max(64);
-        }
-        let chain = Chain::from(presented);
-        self.all.insert(chain.clone());
-        chain
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chain_is_held_once_and_as_long_as_a_connection_needs_it() {
-        let mut chains = Chains::default();
-        let chain = |n: usize| vec![CertificateDer::from(n.to_be_bytes().to_vec())];
-        let first = chains.intern(chain(0));
-        assert!(Rc::ptr_eq(&first, &chains.intern(chain(0))));
-        (1..1000).for_each(|n| drop(chains.intern(chain(n))));
-        assert!(chains.all.len() <= 64, "{} are held", chains.all.len());
-        assert!(Rc::ptr_eq(&first, &chains.intern(chain(0))));
     }
 }

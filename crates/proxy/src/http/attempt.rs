@@ -29,12 +29,14 @@ use crate::upstream::pool::Leased;
 mod awaited;
 pub mod lease;
 pub mod live;
+pub mod plan;
 pub mod race;
 pub mod turned;
 
 use lease::{Leases, outcome_of, status_of};
-pub use live::{Failed, Live, Plan, Slot, Tried};
+pub use live::{Live, Slot};
 use live::{Outgoing, upgrade_over_h2};
+pub use plan::{Failed, Plan, Tried};
 
 /// Tells the upstream in milliseconds how long its answer is waited for.
 const EXPECTED_TIME: &str = "x-envoy-expected-rq-timeout-ms";

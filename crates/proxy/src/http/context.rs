@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::grpc;
-use outrigger_model::identity::SpiffeId;
 use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
 use outrigger_model::token::Proven;
@@ -25,6 +24,7 @@ use super::send::Sender;
 use super::timeout::{Clock, Timer};
 use super::trace::Recording;
 use super::upgrade::Upgrade;
+use crate::proof::Proof;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::breaker::{Pass, Turned};
@@ -120,7 +120,9 @@ pub struct Asked {
     /// The services that were asked whether it may pass, by the names of their filters.
     pub authorized: Vec<String>,
     /// Whom it reached over the mesh's mTLS, once it stands.
-    pub reached: Option<SpiffeId>,
+    pub reached: Option<Rc<Proof>>,
+    /// Of the credentials by which it was judged last.
+    pub trusted: u64,
     /// Of the connection's account, for these heads.
     pub paid: usize,
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::descriptors::Descriptor;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::intercept::APP_PRIORITY;
 use crate::listen::make_transparent;
+use crate::proof::Proof;
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, Reach};
@@ -33,6 +35,8 @@ pub struct Connected {
     pub protocol: Protocol,
     /// Our address.
     pub local: SocketAddr,
+    /// Who is there, over the mesh's mTLS.
+    pub proof: Option<Rc<Proof>>,
     /// Held for the life of the connection.
     pub permit: Held,
 }
@@ -94,10 +98,12 @@ pub async fn connect(
     }
     let local = tcp.local_addr().map_err(|error| refused(cluster, endpoint, &error))?;
     if !uses_tls {
-        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: want, local, permit });
+        return Ok(Connected { stream: Stream::Tcp(tcp), protocol: want, local, proof: None, permit });
     }
     endpoint.turns().connected(|| rtt::of(&tcp));
     let late = |_| too_late(cluster, endpoint, "TLS handshake");
+    // What changes during the handshake did not count in it.
+    let generation = way.credentials.generation();
     let (tls, peer) = match &cluster.outside {
         Some(configs) => {
             let config = configs.wanting(want).clone();
@@ -110,7 +116,9 @@ pub async fn connect(
         turn.succeeded();
     }
     let protocol = negotiated(want, peer.alpn.as_deref());
-    Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, permit })
+    let in_mesh = cluster.outside.is_none();
+    let proof = in_mesh.then(|| Proof::new(way.chains.intern(peer.certificates), generation));
+    Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, proof, permit })
 }
 
 /// One of those that traffic may use: pooled connections that rest give way.

@@ -154,7 +154,7 @@ impl Pools {
                 }
             }
         };
-        let fit = Fit::new(&self.0.way, cluster, endpoint);
+        let fit = Fit::new(&connected, cluster, endpoint);
         Ok(match connected.protocol {
             Protocol::Http2 => Leased::H2(self.start(connected, fit, cluster, endpoint).await?),
             _ => Leased::H1(H1Conn::new(&self.0.way, connected, fit, endpoint)),
@@ -225,7 +225,7 @@ impl Pools {
             Ok(connected) => connected,
             Err(failure) => return h2::Outcome::Failed(failure),
         };
-        let fit = Fit::new(&self.0.way, &cluster, &endpoint);
+        let fit = Fit::new(&connected, &cluster, &endpoint);
         if let Protocol::Http1 = connected.protocol {
             self.keep(H1Conn::new(&self.0.way, connected, fit, &endpoint), Instant::now());
             return h2::Outcome::Http1;

@@ -13,6 +13,7 @@ use crate::loops::Loops;
 use crate::memory::Ledger;
 use crate::metrics;
 use crate::process::Process;
+use crate::proof::Chains;
 
 /// Resting connections that are given up at once for want of a descriptor.
 const SHED: usize = 16;
@@ -22,6 +23,8 @@ pub struct Way {
     /// TLS configurations, cached.
     pub tls: RefCell<WorkerTls>,
     pub credentials: CredentialStore,
+    /// Of whom we have reached.
+    pub chains: Chains,
     pub metrics: Rc<metrics::Shard>,
     pub buffers: Rc<Buffers>,
     pub descriptors: Descriptors,
@@ -45,7 +48,19 @@ impl Way {
         let tls = RefCell::new(WorkerTls::new(credentials.clone()));
         let (descriptors, loops) = (process.descriptors.clone(), process.loops.clone());
         let (mark, give_up) = (process.mark, OnceCell::new());
-        Rc::new(Self { tls, credentials, metrics, buffers, descriptors, mark, ledger, loops, give_up })
+        let chains = Chains::default();
+        Rc::new(Self {
+            tls,
+            credentials,
+            chains,
+            metrics,
+            buffers,
+            descriptors,
+            mark,
+            ledger,
+            loops,
+            give_up,
+        })
     }
 
     /// Connections that rest, on either side, make room for others.

@@ -261,44 +261,82 @@ async fn a_server_may_speak_first_inside_of_mesh_tls() {
     .await;
 }
 
-/// Another protocol on a connection of HTTP is a tunnel as one of bytes is.
+/// `switches`: another protocol on a connection of HTTP is a tunnel, as one of bytes is; else it is a download. `by_serial`: a single
+/// certificate is revoked, else the identity.
+async fn is_ended_when_the_server_is_revoked(switches: bool, by_serial: bool) {
+    let authority = authority();
+    let store = credentials(&authority, "stock");
+    let serial = store.load().certificate.as_ref().unwrap().serial().to_owned();
+    let mut inbound = Rig::new(|process| process.credentials = store);
+    let address = inbound.inbound(if switches { switching().await } else { streaming().await });
+    let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
+    inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+    let store = credentials(&authority, "web");
+    let mut outbound = Rig::new(|process| process.credentials = store);
+    let chains = vec![chain("http", TransportMatch::Any, &[], forwarding("stock"))];
+    outbound.apply([
+        Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
+        listener("out", Direction::Outbound, None, chains),
+        destination("stock.shop:8080", "out"),
+    ]);
+    let mut client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
+    let upgrade = if switches { "Connection: Upgrade\r\nUpgrade: websocket\r\n" } else { "" };
+    client.write_all(format!("GET / HTTP/1.1\r\nHost: stock\r\n{upgrade}\r\n").as_bytes()).await.unwrap();
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head += &read(&mut client, 1).await;
+    }
+    assert!(head.starts_with(if switches { "HTTP/1.1 101" } else { "HTTP/1.1 200" }), "{head}");
+    let stock = if by_serial { format!("serial:{serial}") } else { id("stock").as_str().to_owned() };
+    for revoked in [id("load").as_str(), &stock] {
+        if switches {
+            client.write_all(b"?").await.unwrap();
+        }
+        // Among chunks, if it is a download.
+        while read(&mut client, 1).await != "?" {}
+        let list = Revoked::parse([revoked]).unwrap();
+        let bundle = TrustBundle::clone(&authority.bundle()).with_revoked(Arc::new(list));
+        outbound.worker.process.credentials.replace_bundle(Arc::new(bundle));
+    }
+    if switches {
+        is_reset(client, "revoked").await;
+    } else {
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(LONG, client.read_to_end(&mut rest)).await.expect("still open");
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
+    }
+    let error = outbound.line().await["error"].to_string();
+    assert!(error.contains("sa/stock is revoked") && error.contains(&stock), "{error}");
+}
+
 #[tokio::test]
 async fn a_websocket_ends_when_the_server_that_it_reached_is_revoked() {
-    local(async {
-        let authority = authority();
-        let store = credentials(&authority, "stock");
-        let mut inbound = Rig::new(|process| process.credentials = store);
-        let address = inbound.inbound(switching().await);
-        let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
-        inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
-        let store = credentials(&authority, "web");
-        let mut outbound = Rig::new(|process| process.credentials = store);
-        let chains = vec![chain("http", TransportMatch::Any, &[], forwarding("stock"))];
-        outbound.apply([
-            Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
-            listener("out", Direction::Outbound, None, chains),
-            destination("stock.shop:8080", "out"),
-        ]);
-        let mut client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
-        let upgrade = "GET / HTTP/1.1\r\nHost: stock\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-        client.write_all(upgrade.as_bytes()).await.unwrap();
+    local(is_ended_when_the_server_is_revoked(true, false)).await;
+    local(is_ended_when_the_server_is_revoked(true, true)).await;
+}
+
+#[tokio::test]
+async fn a_download_ends_when_the_server_that_it_comes_from_is_revoked() {
+    local(is_ended_when_the_server_is_revoked(false, false)).await;
+    local(is_ended_when_the_server_is_revoked(false, true)).await;
+}
+
+/// An application whose answer goes on for ever.
+async fn streaming() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            head += &read(&mut client, 1).await;
+            head += &read(&mut stream, 1).await;
         }
-        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        for account in ["load", "stock"] {
-            client.write_all(b"?").await.unwrap();
-            assert_eq!(read(&mut client, 1).await, "?");
-            let list = Revoked::parse([id(account).as_str()]).unwrap();
-            let bundle = TrustBundle::clone(&authority.bundle()).with_revoked(Arc::new(list));
-            outbound.worker.process.credentials.replace_bundle(Arc::new(bundle));
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        while stream.write_all(b"?").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        is_reset(client, "revoked").await;
-        let error = outbound.line().await["error"].to_string();
-        assert!(error.contains("sa/stock is revoked"), "{error}");
-    })
-    .await;
+    });
+    address
 }
 
 /// An application that switches to what it is asked for, and sends back what comes then.

@@ -1,15 +1,13 @@
 //! An attempt that was sent: its head on the wire, its body on the way up, its response head on the way down.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::ResponseFuture;
-use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{AuthorityOf, Forward, RetryPolicy, WeightedCluster};
 use outrigger_telemetry::trace::SpanRecord;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
@@ -26,47 +24,11 @@ use crate::http::upgrade::Upgrade;
 use crate::http::wire::BUFFER;
 use crate::introduction;
 use crate::metrics::{ClusterCells, Shard};
+use crate::proof::Proof;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::{EndpointState, InFlight};
 use crate::upstream::pool::h1::Meta;
 use crate::upstream::pool::{H1Conn, H2Lease, Leased, Pools};
-
-/// What all attempts of a request have in common.
-pub struct Plan<'p> {
-    pub route: &'p CompiledRoute,
-    pub forward: &'p Forward,
-    pub retry: Option<&'p RetryPolicy>,
-    pub cluster: &'p Arc<ClusterHandle>,
-    pub weighted: &'p WeightedCluster,
-    pub upgrade: Upgrade,
-    /// For consistent hashing.
-    pub hash: Option<u64>,
-}
-
-impl Plan<'_> {
-    /// Whether the authority of each attempt is the name of its endpoint.
-    #[inline]
-    pub fn names_endpoint(&self) -> bool {
-        matches!(self.forward.rewrite.authority_of, Some(AuthorityOf::Endpoint))
-    }
-}
-
-/// Endpoints that earlier attempts used.
-pub type Tried = SmallVec<[SocketAddr; 1]>;
-
-/// An attempt that did not bring a response.
-#[derive(Debug)]
-pub struct Failed {
-    pub failure: Failure,
-    /// A pooled connection ended without a byte of response: it may have been closed before the request came.
-    pub stale: bool,
-}
-
-impl From<Failure> for Failed {
-    fn from(failure: Failure) -> Self {
-        Self { failure, stale: false }
-    }
-}
 
 /// The connection of an attempt, without the halves that are in use.
 enum Lease {
@@ -196,6 +158,16 @@ impl Live {
         match &self.lease {
             Lease::H1(meta) => meta.local,
             Lease::H2(lease) => Some(lease.state.local),
+            Lease::Returned => None,
+        }
+    }
+
+    /// Who answers, over the mesh's mTLS.
+    #[inline]
+    pub fn proof(&self) -> Option<&Rc<Proof>> {
+        match &self.lease {
+            Lease::H1(meta) => meta.proof(),
+            Lease::H2(lease) => lease.state.proof(),
             Lease::Returned => None,
         }
     }

@@ -22,7 +22,8 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::lease::{Leases, outcome_of};
-use super::live::{Failed, Live, Plan, Slot, Tried};
+use super::live::{Live, Slot};
+use super::plan::{Failed, Plan, Tried};
 use super::{
     Sent, arrived, decimal, expected_time, finish_span, first_byte, outcome_of_head, pick, pick_beside, send,
     tell_time, turned,

@@ -3,7 +3,7 @@
 use outrigger_telemetry::trace::{SpanEvent, SpanRecord, Value};
 
 use crate::failure::Failure;
-use crate::http::attempt::live::Plan;
+use crate::http::attempt::plan::Plan;
 use crate::http::context::RequestCtx;
 use crate::http::trace;
 use crate::runtime::breaker::{Pass, Phase, Turned};

@@ -1,6 +1,7 @@
 //! Open tunnels, which are judged again whenever the configuration changes, as the requests that they stand for would be, and
 //! end when whom they reached is revoked.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,6 @@ use outrigger_model::route::table::RouteRef;
 use outrigger_model::token::{Outcome, Proven, Refusal};
 
 use super::tokens::{self, Witness};
-use crate::downstream::revoked;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::conn::RequestConfig;
 use crate::http::context::{Asked, RequestCtx, Vouched};
@@ -17,7 +17,7 @@ use crate::http::filter::tokens::Tokens;
 use crate::http::filter::{Filter, Input, Verdict};
 use crate::http::head::RequestHead;
 use crate::http::upgrade::{self, Upgrade};
-use crate::runtime::endpoint::EndpointState;
+use crate::proof::Proof;
 
 /// A request for a tunnel has come to the filters. What it looked like then is of interest only where one of them takes tokens out.
 ///
@@ -70,10 +70,9 @@ pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) -> Result<(), Fail
 }
 
 /// The tunnel stands: this is where it leads.
-pub fn stands(ctx: &mut RequestCtx<'_>, endpoint: &EndpointState) {
-    let over_mesh = ctx.record.cluster.as_ref().is_some_and(|cluster| cluster.uses_mesh(endpoint));
-    if let Some(tunnel) = Asked::of(&mut ctx.extras).filter(|_| over_mesh) {
-        tunnel.reached.clone_from(&endpoint.identity);
+pub fn stands(ctx: &mut RequestCtx<'_>, proof: Option<&Rc<Proof>>) {
+    if let (Some(tunnel), Some(proof)) = (Asked::of(&mut ctx.extras), proof) {
+        (tunnel.reached, tunnel.trusted) = (Some(proof.clone()), proof.generation());
     }
 }
 
@@ -84,10 +83,11 @@ pub fn stands(ctx: &mut RequestCtx<'_>, endpoint: &EndpointState) {
 pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
     let Some(tunnel) = Asked::of(&mut ctx.extras) else { return Ok(()) };
-    if let Some(reached) = &tunnel.reached
-        && let Some(failure) = revoked(reached, &ctx.conn.worker.process.credentials.load().bundle)
-    {
-        return Err(failure);
+    let credentials = &ctx.conn.worker.process.credentials;
+    let generation = credentials.generation();
+    if let Some(reached) = tunnel.reached.as_ref().filter(|_| tunnel.trusted != generation) {
+        reached.judge(&credentials.load().bundle)?;
+        tunnel.trusted = generation;
     }
     if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
         return Ok(());

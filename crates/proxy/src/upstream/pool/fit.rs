@@ -1,11 +1,14 @@
 //! What a pooled connection was made for: it serves only requests that want the same.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_model::identity::SpiffeId;
 
+use crate::proof::Proof;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
+use crate::upstream::connect::Connected;
 use crate::upstream::way::Way;
 
 /// What a connection was made for.
@@ -14,18 +17,18 @@ pub struct Fit {
     identity: Option<SpiffeId>,
     /// The mesh's mTLS.
     pub(super) mesh: bool,
-    /// Of the credentials, for that.
-    credentials: u64,
+    /// Who is there, for that.
+    pub(super) proof: Option<Rc<Proof>>,
     /// Of the cluster: a changed one may want other TLS.
     pub(super) cluster: Arc<ClusterHandle>,
 }
 
 impl Fit {
-    pub(super) fn new(way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
+    pub(super) fn new(connected: &Connected, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> Self {
         Self {
             identity: endpoint.identity.clone(),
             mesh: cluster.uses_mesh(endpoint),
-            credentials: way.credentials.generation(),
+            proof: connected.proof.clone(),
             cluster: cluster.clone(),
         }
     }
@@ -36,6 +39,6 @@ impl Fit {
         same_cluster
             && self.mesh == cluster.uses_mesh(endpoint)
             && self.identity == endpoint.identity
-            && (!self.mesh || self.credentials == way.credentials.generation())
+            && self.proof.as_ref().is_none_or(|proof| proof.generation() == way.credentials.generation())
     }
 }

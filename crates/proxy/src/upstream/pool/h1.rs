@@ -1,6 +1,7 @@
 //! One upstream HTTP/1 connection: its two halves, its parser, and what it was made for.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
@@ -12,6 +13,7 @@ use crate::http::h1::{Limits, MAX_HEAD, ResponseParser};
 use crate::http::send::H1Sender;
 use crate::http::wire;
 use crate::metrics::ClusterCells;
+use crate::proof::Proof;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::upstream::connect::{Connected, Held};
@@ -36,6 +38,14 @@ pub struct Meta {
     begun: Instant,
     counted: Counted,
     _permit: Held,
+}
+
+impl Meta {
+    /// Who is there, over the mesh's mTLS.
+    #[inline]
+    pub fn proof(&self) -> Option<&Rc<Proof>> {
+        self.fit.proof.as_ref()
+    }
 }
 
 impl H1Conn {

@@ -25,6 +25,7 @@ use crate::http::h1::{Limits, MAX_HEAD};
 use crate::http::send::Sender;
 use crate::http::turn::{self, Collecting, WriteTurn};
 use crate::http::window::{self, MAX_STREAMS, Windows};
+use crate::proof::Proof;
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::endpoint::EndpointState;
 use crate::upstream::connect::Connected;
@@ -90,6 +91,12 @@ pub struct Known {
 }
 
 impl Known {
+    /// Who is there, over the mesh's mTLS.
+    #[inline]
+    pub fn proof(&self) -> Option<&Rc<Proof>> {
+        self.fit.proof.as_ref()
+    }
+
     fn unbury(&self) {
         let mut buried = self.buried.borrow_mut();
         if !buried.is_empty() {

@@ -3,7 +3,7 @@
 use outrigger_model::route::{HedgeDelay, HedgePolicy};
 use tokio::time::{Duration, Instant};
 
-use crate::http::attempt::live::Plan;
+use crate::http::attempt::plan::Plan;
 
 /// What may still be done for a request, over all of its attempts.
 pub struct Hedging<'h> {

@@ -6,7 +6,8 @@ use tokio::time::{Duration, Instant, timeout};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::attempt::lease::Leases;
-use crate::http::attempt::live::{Failed, Live, Outgoing};
+use crate::http::attempt::live::{Live, Outgoing};
+use crate::http::attempt::plan::Failed;
 use crate::http::body::Body;
 use crate::http::duration;
 use crate::http::h1::Framing;
