@@ -5,7 +5,7 @@
 //! their number, which is limited for each address. The refusal ends the last connection of the loop, by a reset, and so each
 //! before it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use parking_lot::RwLock;
 
@@ -108,6 +108,10 @@ fn a_page(address: SocketAddr) -> Failure {
 
 /// Whether a connection to `address` reaches one of these.
 pub fn is_among(all: &[SocketAddr], address: SocketAddr) -> bool {
+    let scope = match address {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
     // Linux takes a connection to no address for one to this host.
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -117,16 +121,20 @@ pub fn is_among(all: &[SocketAddr], address: SocketAddr) -> bool {
     let reaches = |own: &SocketAddr| {
         own.port() == address.port()
             && match own.ip().to_canonical() {
-                any if any.is_unspecified() => own.is_ipv4() == ip.is_ipv4() && is_of_this_host(ip),
+                any if any.is_unspecified() => own.is_ipv4() == ip.is_ipv4() && is_of_this_host(ip, scope),
                 one => one == ip,
             }
     };
     all.iter().any(reaches)
 }
 
-/// Only an address of this host can be bound.
-fn is_of_this_host(ip: IpAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+/// Only an address of this host can be bound. One of a link is somebody's on each link: without its scope nobody can be called by it.
+fn is_of_this_host(ip: IpAddr, scope: u32) -> bool {
+    match ip {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() && scope == 0 => true,
+        IpAddr::V6(v6) => UdpSocket::bind(SocketAddrV6::new(v6, 0, 0, scope)).is_ok(),
+        IpAddr::V4(_) => UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok(),
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +167,24 @@ mod tests {
         loops.led("127.0.0.1:15006".parse().unwrap()).unwrap();
         for page in ["127.0.0.1:15000", "0.0.0.0:15000", "[::ffff:127.0.0.1]:15000"] {
             assert_eq!(loops.led(page.parse().unwrap()).unwrap_err().kind, FailureKind::Blocked, "{page}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_link_is_ours_with_its_scope() {
+        let loops = Loops::default();
+        loops.accepting("[::]:15006".parse().unwrap());
+        let scoped = |ip: Ipv6Addr, scope| SocketAddr::from(SocketAddrV6::new(ip, 15006, 0, scope));
+        let nobody = "fe80::dead:beef".parse().unwrap();
+        loops.outward(scoped(nobody, 0)).unwrap_err();
+        loops.outward(scoped(nobody, 1)).unwrap();
+        // Where this host has such an address: address, number of the interface, length, scope, flags, name.
+        for line in std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default().lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let ip = u128::from_str_radix(fields[0], 16).map(Ipv6Addr::from).unwrap();
+            if ip.is_unicast_link_local() {
+                loops.outward(scoped(ip, u32::from_str_radix(fields[1], 16).unwrap())).expect_err(line);
+            }
         }
     }
 
