@@ -3,6 +3,10 @@
 
 use clap::Parser;
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The control plane of an Outrigger mesh
 #[derive(Parser)]
 #[command(name = "outrigger-control", version)]

@@ -56,9 +56,9 @@ pub fn images(programs: Option<&str>) -> Result<()> {
 /// A folder with all three.
 fn built(root: &Path, target: &Path) -> Result<PathBuf> {
     let profile = ["build", "--locked", "--profile", "dist"];
-    for package in ["outrigger-proxy", "outrigger-cli"] {
-        cargo(root, &[&profile[..], &["-p", package]].concat(), &[])?;
-    }
+    cargo(root, &[&profile[..], &["-p", "outrigger-proxy"]].concat(), &[])?;
+    // As the Dockerfile has it.
+    cargo(root, &[&profile[..], &["-p", "outrigger-cli", "--features", "jemalloc"]].concat(), &[])?;
     // What is put on hosts, whose libc may be another: libc inside. With a target named, flags do not reach build scripts.
     let triple = crate::dist::said_by_rustc("host: ")?;
     let flags = [("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")];
