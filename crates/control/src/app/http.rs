@@ -63,3 +63,67 @@ where
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(LINGER, connection).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::app::gate::{Gate, Limits, Source};
+
+    /// A connection to a page that is never answered, and one that is; when it ends.
+    fn open() -> (tokio::io::DuplexStream, tokio::task::JoinHandle<Duration>) {
+        let (client, server) = duplex(64 * 1024);
+        let router = Router::new()
+            .route("/", get(|| async { "yes" }))
+            .route("/never", get(std::future::pending::<()>));
+        let channel = Channel::Socket { user: "tester".into() };
+        let gate =
+            Gate::new(Limits { members: 4, members_per_source: 4, strangers: 4, strangers_per_source: 4 });
+        let ticket = Arc::new(gate.admit(Source::User(0)));
+        let begun = Instant::now();
+        let served = tokio::spawn(async move {
+            connection(server, channel, ticket, router, Drain::new()).await;
+            begun.elapsed()
+        });
+        (client, served)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_half_a_head_or_nothing_more_is_not_waited_for() {
+        for said in
+            ["", "GET / HT", "GET / HTTP/1.1\r\nhost: a\r\nx-a: b", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"]
+        {
+            let (mut client, served) = open();
+            client.write_all(said.as_bytes()).await.unwrap();
+            let lasted = served.await.unwrap();
+            assert!((HEAD_TIMEOUT..HEAD_TIMEOUT + LINGER * 2).contains(&lasted), "{said:?}: {lasted:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_however_busy_it_is() {
+        let (mut client, served) = open();
+        let asking = tokio::spawn(async move {
+            let mut heard = [0; 1024];
+            while client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.is_ok() {
+                match client.read(&mut heard).await {
+                    Ok(1..) => tokio::time::sleep(Duration::from_secs(10)).await,
+                    _ => return,
+                }
+            }
+        });
+        let (mut waits, ends_too) = open();
+        waits.write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        for served in [served, ends_too] {
+            let lasted = served.await.unwrap();
+            assert!(
+                (CONNECTION_AGE..CONNECTION_AGE + Duration::from_secs(20)).contains(&lasted),
+                "{lasted:?}"
+            );
+        }
+        asking.await.unwrap();
+    }
+}
