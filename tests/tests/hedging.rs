@@ -159,7 +159,9 @@ async fn one_slow_instance_of_three_is_not_felt_and_the_budget_bounds_what_that_
     assert!(with < SLOW, "p99 with hedges: {with:?}, without {without:?}");
     assert!((1..=REQUESTS).contains(&hedges) && most < AT_ONCE, "{hedges}, {most} at a time");
     let numbers = web.page("/stats/prometheus").await;
-    assert_eq!(counted(&numbers, "outrigger_hedges_total"), hedges);
+    // One that was given up as soon as it had left may not have been seen.
+    let sent = counted(&numbers, "outrigger_hedges_total");
+    assert!((hedges..=REQUESTS).contains(&sent), "{sent} were sent, {hedges} came");
     assert!(counted(&numbers, "outrigger_hedges_won_total") > 0);
     assert_eq!(seen.requests.load(SeqCst), 2 * REQUESTS + hedges);
 

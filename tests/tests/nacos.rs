@@ -92,7 +92,7 @@ impl Nacos {
         self.process = Some(Process::spawn(command, home.join("nacos.log")));
         // It starts slowly where others build.
         let asked = async || self.call("GET", "/v1/ns/service/list?pageNo=1&pageSize=1").await;
-        for _ in 0..3 {
+        for _ in 0..8 {
             let ready = eventually("Nacos answers", || async {
                 match asked().await {
                     Ok((200, text)) => Ok(text),
