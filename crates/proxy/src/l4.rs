@@ -402,12 +402,7 @@ impl Tunnel {
 fn note_reached(worker: &Worker, info: &ConnInfo, upstream: &Upstream) -> Option<Failure> {
     let proof = upstream.proof.as_ref()?;
     let _ = info.reached.set(proof.clone());
-    let credentials = &worker.process.credentials;
-    if proof.generation() == credentials.generation() {
-        None
-    } else {
-        info.revoked(&credentials.load().bundle)
-    }
+    proof.stands(&worker.process.credentials).err()
 }
 
 impl Upstream {

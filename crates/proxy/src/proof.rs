@@ -1,13 +1,13 @@
 //! What a peer has proved of itself, kept to be judged again when trust changes: whoever was trusted may be revoked by then, by its
 //! identity or by its certificate, or the root that vouched for it be one no longer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use outrigger_identity::TrustBundle;
 use outrigger_identity::verify::{Role, verify_peer};
+use outrigger_identity::{CredentialStore, TrustBundle};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
@@ -50,18 +50,37 @@ pub struct Proof {
     at: SystemTime,
     /// Of the credentials by which it was verified at the earliest.
     generation: u64,
+    /// Of those by which it was judged last: all that goes on over a connection asks.
+    judged: Cell<u64>,
 }
 
 impl Proof {
     /// A server has proved who it is; the handshake began when the credentials had this generation.
     pub fn new(certificates: Chain, generation: u64) -> Rc<Self> {
-        Rc::new(Self { certificates, at: SystemTime::now(), generation })
+        Rc::new(Self { certificates, at: SystemTime::now(), generation, judged: Cell::new(generation) })
     }
 
-    /// Of the credentials: with newer ones it is to be judged again.
+    /// Of the credentials of the handshake.
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// By the trust of now, unless that has done so.
+    ///
+    /// # Errors
+    /// It is trusted no longer.
+    #[inline]
+    pub fn stands(&self, credentials: &CredentialStore) -> Result<(), Failure> {
+        let now = credentials.generation();
+        if self.judged.get() == now { Ok(()) } else { self.look_again(credentials, now) }
+    }
+
+    #[cold]
+    fn look_again(&self, credentials: &CredentialStore, now: u64) -> Result<(), Failure> {
+        self.judge(&credentials.load().bundle)?;
+        self.judged.set(now);
+        Ok(())
     }
 
     /// By this trust. A signature is dear to verify: only for what did change.

@@ -121,8 +121,6 @@ pub struct Asked {
     pub authorized: Vec<String>,
     /// Whom it reached over the mesh's mTLS, once it stands.
     pub reached: Option<Rc<Proof>>,
-    /// Of the credentials by which it was judged last.
-    pub trusted: u64,
     /// Of the connection's account, for these heads.
     pub paid: usize,
 }

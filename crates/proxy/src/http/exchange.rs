@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use h2::Reason;
-use outrigger_identity::CredentialStore;
 use outrigger_telemetry::logging::Throttle;
 
 use super::attempt::Live;
@@ -21,7 +20,6 @@ use super::timeout::Clock;
 use super::watch::{self, Idle, poll_client};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::memory::Parked;
-use crate::proof::Proof;
 
 /// Sends the request and waits for the head of its final response; interim ones are forwarded.
 pub async fn until_head(
@@ -32,6 +30,7 @@ pub async fn until_head(
     let mut idle = Idle::new(ctx);
     let mut parked = None;
     let result = poll_fn(|cx| {
+        trusted(ctx, live)?;
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure));
         }
@@ -73,7 +72,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
         live.open_tunnel();
         ctx.open_tunnel();
     }
-    let trust = trusted(ctx, live, live.proof().map_or(0, |proof| proof.generation()))?;
+    trusted(ctx, live)?;
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
     let drain = ctx.conn.worker.process.drain.is_draining();
     let ended = live.body.is_end();
@@ -95,8 +94,8 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     let mut down = Flow::default();
     down.count_messages(ctx.record.is_grpc);
     let result = match tunnel {
-        false => copy(ctx, live, &mut sender, &mut down, trust).await,
-        true => Box::pin(self::tunnel(ctx, live, &mut sender, &mut down, trust)).await,
+        false => copy(ctx, live, &mut sender, &mut down).await,
+        true => Box::pin(self::tunnel(ctx, live, &mut sender, &mut down)).await,
     };
     ctx.record.received = live.upload.bytes;
     ctx.record.sent = down.bytes;
@@ -146,23 +145,20 @@ async fn finish_upload(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), 
     .await
 }
 
-/// Whoever answers was judged when the credentials had the generation `known`: again, if they have another by now.
+/// Not a byte goes on to, or comes from, whom nobody trusts any more.
 #[inline]
-fn trusted(ctx: &RequestCtx<'_>, live: &Live, known: u64) -> Result<u64, Failure> {
-    let credentials = &ctx.conn.worker.process.credentials;
-    match (live.proof(), credentials.generation()) {
-        (Some(proof), now) if now != known => judge(proof, credentials).map(|()| now),
-        _ => Ok(known),
+fn trusted(ctx: &RequestCtx<'_>, live: &Live) -> Result<(), Failure> {
+    match live.proof() {
+        Some(proof) => proof.stands(&ctx.conn.worker.process.credentials).inspect_err(untrusted),
+        None => Ok(()),
     }
 }
 
 #[cold]
-fn judge(proof: &Proof, credentials: &CredentialStore) -> Result<(), Failure> {
-    proof.judge(&credentials.load().bundle).inspect_err(|failure| {
-        if let Some(suppressed) = CLOSED.admit() {
-            tracing::info!(%failure, suppressed, "a request is ended: whoever serves it is trusted no longer");
-        }
-    })
+fn untrusted(failure: &Failure) {
+    if let Some(suppressed) = CLOSED.admit() {
+        tracing::info!(%failure, suppressed, "a request is ended: whoever serves it is trusted no longer");
+    }
 }
 
 /// A tunnel is judged again whenever the configuration or trust changes, as the requests that it stands for would be; what
@@ -172,17 +168,16 @@ async fn tunnel(
     live: &mut Live,
     sender: &mut Sender,
     down: &mut Flow,
-    trust: u64,
 ) -> Result<(), Cut> {
     let process = &ctx.conn.worker.process;
-    let (mut swapped, mut news_of_trust) = (process.swapped.subscribe(), process.credentials.subscribe());
+    let (mut swapped, mut trust) = (process.swapped.subscribe(), process.credentials.subscribe());
     chain::tunnel::stands(ctx, live.proof());
-    let mut turns = Turns::new(ctx, true, trust);
+    let mut turns = Turns::new(ctx, true);
     loop {
         // What was swapped in while the tunnel was opened counts, too.
         chain::tunnel::judge_again(ctx).map_err(forbidden)?;
         let mut news = pin!(swapped.changed());
-        let mut trusted = pin!(news_of_trust.changed());
+        let mut trusted = pin!(trust.changed());
         let ended = poll_fn(|cx| {
             // The worker, which sends both, outlives its connections.
             if news.as_mut().poll(cx).is_ready() || trusted.as_mut().poll(cx).is_ready() {
@@ -210,9 +205,8 @@ async fn copy(
     live: &mut Live,
     sender: &mut Sender,
     down: &mut Flow,
-    trust: u64,
 ) -> Result<(), Cut> {
-    let mut turns = Turns::new(ctx, false, trust);
+    let mut turns = Turns::new(ctx, false);
     poll_fn(|cx| turns.poll(ctx, cx, live, sender, down)).await
 }
 
@@ -222,13 +216,11 @@ struct Turns<'c> {
     parked: Option<Parked<'c>>,
     waited: bool,
     tunnel: bool,
-    /// Of the credentials by which whoever answers was judged last.
-    trust: u64,
 }
 
 impl<'c> Turns<'c> {
-    fn new(ctx: &RequestCtx<'_>, tunnel: bool, trust: u64) -> Self {
-        Self { idle: Idle::new(ctx), parked: None, waited: false, tunnel, trust }
+    fn new(ctx: &RequestCtx<'_>, tunnel: bool) -> Self {
+        Self { idle: Idle::new(ctx), parked: None, waited: false, tunnel }
     }
 
     #[inline]
@@ -243,8 +235,7 @@ impl<'c> Turns<'c> {
         // Most bodies are there with their heads, and then it is still the same moment.
         if std::mem::replace(&mut self.waited, true) {
             ctx.tick();
-            // Not a byte goes on to, or comes from, whom nobody trusts any more.
-            self.trust = trusted(ctx, live, self.trust)?;
+            trusted(ctx, live)?;
         }
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure.into()));

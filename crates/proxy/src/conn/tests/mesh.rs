@@ -13,6 +13,7 @@ use outrigger_model::route::{
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -261,64 +262,143 @@ async fn a_server_may_speak_first_inside_of_mesh_tls() {
     .await;
 }
 
-/// `switches`: another protocol on a connection of HTTP is a tunnel, as one of bytes is; else it is a download. `by_serial`: a single
-/// certificate is revoked, else the identity.
-async fn is_ended_when_the_server_is_revoked(switches: bool, by_serial: bool) {
-    let authority = authority();
-    let store = credentials(&authority, "stock");
-    let serial = store.load().certificate.as_ref().unwrap().serial().to_owned();
-    let mut inbound = Rig::new(|process| process.credentials = store);
-    let address = inbound.inbound(if switches { switching().await } else { streaming().await });
-    let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
-    inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
-    let store = credentials(&authority, "web");
-    let mut outbound = Rig::new(|process| process.credentials = store);
-    let chains = vec![chain("http", TransportMatch::Any, &[], forwarding("stock"))];
-    outbound.apply([
-        Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
-        listener("out", Direction::Outbound, None, chains),
-        destination("stock.shop:8080", "out"),
-    ]);
-    let mut client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
-    let upgrade = if switches { "Connection: Upgrade\r\nUpgrade: websocket\r\n" } else { "" };
-    client.write_all(format!("GET / HTTP/1.1\r\nHost: stock\r\n{upgrade}\r\n").as_bytes()).await.unwrap();
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        head += &read(&mut client, 1).await;
-    }
-    assert!(head.starts_with(if switches { "HTTP/1.1 101" } else { "HTTP/1.1 200" }), "{head}");
-    let stock = if by_serial { format!("serial:{serial}") } else { id("stock").as_str().to_owned() };
-    for revoked in [id("load").as_str(), &stock] {
-        if switches {
-            client.write_all(b"?").await.unwrap();
-        }
-        // Among chunks, if it is a download.
-        while read(&mut client, 1).await != "?" {}
-        let list = Revoked::parse([revoked]).unwrap();
-        let bundle = TrustBundle::clone(&authority.bundle()).with_revoked(Arc::new(list));
-        outbound.worker.process.credentials.replace_bundle(Arc::new(bundle));
-    }
-    if switches {
-        is_reset(client, "revoked").await;
-    } else {
-        let mut rest = Vec::new();
-        let _ = tokio::time::timeout(LONG, client.read_to_end(&mut rest)).await.expect("still open");
-        assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
-    }
-    let error = outbound.line().await["error"].to_string();
-    assert!(error.contains("sa/stock is revoked") && error.contains(&stock), "{error}");
+/// A client whose calls cross two sidecars to the application of `stock`.
+struct Path {
+    authority: outrigger_identity::Authority,
+    _inbound: Rig,
+    outbound: Rig,
+    client: TcpStream,
+    /// Of the certificate of `stock`.
+    serial: String,
 }
 
+impl Path {
+    async fn to(app: SocketAddr) -> Self {
+        let authority = authority();
+        let store = credentials(&authority, "stock");
+        let serial = store.load().certificate.as_ref().unwrap().serial().to_owned();
+        let mut inbound = Rig::new(|process| process.credentials = store);
+        let address = inbound.inbound(app);
+        let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
+        inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
+        let store = credentials(&authority, "web");
+        let mut outbound = Rig::new(|process| process.credentials = store);
+        let chains = vec![chain("http", TransportMatch::Any, &[], forwarding("stock"))];
+        outbound.apply([
+            Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
+            listener("out", Direction::Outbound, None, chains),
+            destination("stock.shop:8080", "out"),
+        ]);
+        let client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
+        Self { authority, _inbound: inbound, outbound, client, serial }
+    }
+
+    async fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head += &read(&mut self.client, 1).await;
+        }
+        head
+    }
+
+    /// As `stock` is revoked: by its identity, or its one certificate.
+    fn stock(&self, by_serial: bool) -> String {
+        if by_serial { format!("serial:{}", self.serial) } else { id("stock").as_str().to_owned() }
+    }
+
+    /// The caller hears that this is revoked.
+    fn revoke(&self, entry: &str) {
+        let list = Revoked::parse([entry]).unwrap();
+        let bundle = TrustBundle::clone(&self.authority.bundle()).with_revoked(Arc::new(list));
+        self.outbound.worker.process.credentials.replace_bundle(Arc::new(bundle));
+    }
+
+    /// Why what went on has ended.
+    async fn is_over(&mut self, stock: &str) {
+        let error = self.outbound.line().await["error"].to_string();
+        assert!(error.contains("sa/stock is revoked") && error.contains(stock), "{error}");
+    }
+}
+
+/// Another protocol on a connection of HTTP is a tunnel as one of bytes is.
 #[tokio::test]
 async fn a_websocket_ends_when_the_server_that_it_reached_is_revoked() {
-    local(is_ended_when_the_server_is_revoked(true, false)).await;
-    local(is_ended_when_the_server_is_revoked(true, true)).await;
+    for by_serial in [false, true] {
+        local(async {
+            let mut path = Path::to(switching().await).await;
+            let upgrade =
+                b"GET / HTTP/1.1\r\nHost: stock\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            path.client.write_all(upgrade).await.unwrap();
+            let head = path.head().await;
+            assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+            let stock = path.stock(by_serial);
+            for revoked in [id("load").as_str(), &stock] {
+                path.client.write_all(b"?").await.unwrap();
+                assert_eq!(read(&mut path.client, 1).await, "?");
+                path.revoke(revoked);
+            }
+            let mut rest = Vec::new();
+            let ended = timeout(LONG, path.client.read_to_end(&mut rest)).await.expect("still open");
+            assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{rest:?}");
+            path.is_over(&stock).await;
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn a_download_ends_when_the_server_that_it_comes_from_is_revoked() {
-    local(is_ended_when_the_server_is_revoked(false, false)).await;
-    local(is_ended_when_the_server_is_revoked(false, true)).await;
+    for by_serial in [false, true] {
+        local(async {
+            let mut path = Path::to(streaming().await).await;
+            path.client.write_all(b"GET / HTTP/1.1\r\nHost: stock\r\n\r\n").await.unwrap();
+            let head = path.head().await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            let stock = path.stock(by_serial);
+            for revoked in [id("load").as_str(), &stock] {
+                // It is among chunks.
+                while read(&mut path.client, 1).await != "?" {}
+                path.revoke(revoked);
+            }
+            let mut rest = Vec::new();
+            let _ = timeout(LONG, path.client.read_to_end(&mut rest)).await.expect("still open");
+            assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
+            path.is_over(&stock).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_ends_when_the_server_that_it_goes_to_is_revoked() {
+    local(async {
+        let (app, come) = taking().await;
+        let mut path = Path::to(app).await;
+        let post = b"POST / HTTP/1.1\r\nHost: stock\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n?\r\n";
+        path.client.write_all(post).await.unwrap();
+        timeout(LONG, come).await.expect("nothing comes").unwrap();
+        path.revoke(&path.stock(true));
+        path.client.write_all(b"1\r\n!\r\n").await.unwrap();
+        let head = path.head().await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        let stock = path.stock(true);
+        path.is_over(&stock).await;
+    })
+    .await;
+}
+
+/// An application that takes everything and answers nothing; it says when the first `?` has come.
+async fn taking() -> (SocketAddr, tokio::sync::oneshot::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (has_come, come) = tokio::sync::oneshot::channel();
+    tokio::task::spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        while read(&mut stream, 1).await != "?" {}
+        has_come.send(()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    (address, come)
 }
 
 /// An application whose answer goes on for ever.
@@ -332,8 +412,9 @@ async fn streaming() -> SocketAddr {
             head += &read(&mut stream, 1).await;
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        // As much as is taken.
         while stream.write_all(b"?").await.is_ok() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     });
     address

@@ -72,7 +72,7 @@ pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) -> Result<(), Fail
 /// The tunnel stands: this is where it leads.
 pub fn stands(ctx: &mut RequestCtx<'_>, proof: Option<&Rc<Proof>>) {
     if let (Some(tunnel), Some(proof)) = (Asked::of(&mut ctx.extras), proof) {
-        (tunnel.reached, tunnel.trusted) = (Some(proof.clone()), proof.generation());
+        tunnel.reached = Some(proof.clone());
     }
 }
 
@@ -83,11 +83,8 @@ pub fn stands(ctx: &mut RequestCtx<'_>, proof: Option<&Rc<Proof>>) {
 pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
     let Some(tunnel) = Asked::of(&mut ctx.extras) else { return Ok(()) };
-    let credentials = &ctx.conn.worker.process.credentials;
-    let generation = credentials.generation();
-    if let Some(reached) = tunnel.reached.as_ref().filter(|_| tunnel.trusted != generation) {
-        reached.judge(&credentials.load().bundle)?;
-        tunnel.trusted = generation;
+    if let Some(reached) = &tunnel.reached {
+        reached.stands(&ctx.conn.worker.process.credentials)?;
     }
     if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
         return Ok(());
