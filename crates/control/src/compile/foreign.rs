@@ -77,12 +77,13 @@ fn routes(config: &mut RouteConfig, lens: &Lens<'_>) -> Vec<Gap> {
         host.routes.retain_mut(|route| {
             let mut left_out = Vec::new();
             let cookies = std::mem::take(&mut route.matches.cookies);
+            let odd = cookies.iter().find_map(cookies::flaw);
             route.matches.headers.extend(cookies.into_iter().map(cookies::as_header));
             match lens.kind() {
                 ClientKind::Grpc => grpc_route(route, &mut left_out),
                 _ => envoy_route(route, &mut left_out),
             }
-            let bad = patterns(route).find_map(|pattern| flaw(pattern, lens));
+            let bad = odd.or_else(|| patterns(route).find_map(|pattern| flaw(pattern, lens)));
             let bad = bad.or_else(|| substitution(route));
             let origin = route.origin.as_ref();
             if !left_out.is_empty() {

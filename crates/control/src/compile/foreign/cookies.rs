@@ -4,6 +4,38 @@
 use outrigger_model::matcher::{HeaderMatch, Pattern, StringMatch};
 use outrigger_model::route::CookieMatch;
 use regex_syntax::escape;
+use regex_syntax::hir::{Class, Hir, HirKind};
+
+/// Why a condition would be another one there: of a regular expression that would look at other cookies of the field, too.
+pub(super) fn flaw(cookie: &CookieMatch) -> Option<String> {
+    let Pattern::Regex(pattern) = &cookie.value.pattern else { return None };
+    let hir = regex_syntax::parse(pattern).ok()?;
+    let looks = !hir.properties().look_set().is_empty();
+    (looks || may_take_semicolon(&hir)).then(|| {
+        let shown: String = pattern.chars().take(80).collect();
+        format!(
+            "the cookie {} by \"{shown}\": here it is a part of the field cookie; write it without ^, $ and \\b, and so that it takes no \
+             semicolon ([^;] instead of .)",
+            cookie.name
+        )
+    })
+}
+
+fn may_take_semicolon(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => false,
+        HirKind::Literal(literal) => literal.0.contains(&b';'),
+        HirKind::Class(Class::Unicode(class)) => {
+            class.iter().any(|range| (range.start()..=range.end()).contains(&';'))
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            class.iter().any(|range| (range.start()..=range.end()).contains(&b';'))
+        }
+        HirKind::Repetition(repetition) => may_take_semicolon(&repetition.sub),
+        HirKind::Capture(capture) => may_take_semicolon(&capture.sub),
+        HirKind::Concat(all) | HirKind::Alternation(all) => all.iter().any(may_take_semicolon),
+    }
+}
 
 /// Takes any cookie of the name where ours takes the first; who sends two means them alike.
 pub(super) fn as_header(cookie: CookieMatch) -> HeaderMatch {
@@ -25,6 +57,21 @@ pub(super) fn as_header(cookie: CookieMatch) -> HeaderMatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_regular_expression_that_would_look_at_other_cookies_is_told() {
+        let told = |pattern: &str| {
+            let value = StringMatch::regex(pattern);
+            flaw(&CookieMatch { name: "user".into(), value, invert: false })
+        };
+        for pattern in ["^ann$", ".*ann.*", "a;b", r"\bann", "[^x]+", r"\W"] {
+            let why = told(pattern).unwrap_or_else(|| panic!("{pattern}"));
+            assert!(why.contains("the cookie user") && why.contains(pattern), "{why}");
+        }
+        for pattern in ["ann|bob", "[^;]*ann[^;]*", "a[0-9]{2}", r"\w+", "(a|b)c?"] {
+            assert_eq!(told(pattern), None, "{pattern}");
+        }
+    }
 
     #[test]
     fn the_field_says_what_the_cookie_would() {
