@@ -196,7 +196,13 @@ fn encode_keepalive(keepalive: Keepalive) -> TcpKeepalive {
 fn decode_keepalive(wire: &UpstreamConnectionOptions) -> Option<Keepalive> {
     note!(wire, set_local_interface_name_on_upstream_connections, happy_eyeballs_config);
     let wire = wire.tcp_keepalive.as_ref()?;
-    let said = |field: &Option<UInt32Value>| field.as_ref().map(|number| number.value).filter(|n| *n > 0);
+    let said = |field: &Option<UInt32Value>| {
+        let number = field.as_ref()?.value;
+        if number == 0 {
+            left_out("a 0 in tcp_keepalive, which has no probes in an Envoy");
+        }
+        Some(number).filter(|number| *number > 0)
+    };
     Some(Keepalive {
         probes: said(&wire.keepalive_probes),
         time: said(&wire.keepalive_time),

@@ -23,21 +23,26 @@ const TOO_MANY_REQUESTS: u16 = 429;
 
 /// The filter of a listener; `scope` tells its bucket from others. A disabled one acts where a route has something for it.
 pub(super) fn of_listener(config: &Any, name: &str, scope: &str, disabled: bool) -> Decoded<LocalLimits> {
-    let own = decode(config, &scope)?;
-    Ok(LocalLimits { name: name.to_owned(), own: if disabled { LocalLimit::off() } else { own } })
+    let own = if disabled { LocalLimit::off() } else { decode(config, &scope, false)? };
+    Ok(LocalLimits { name: name.to_owned(), own })
 }
 
 /// What a route, a virtual host or a route configuration has.
 pub(super) fn of_place(config: &Any, scope: &dyn Display) -> Decoded<LocalLimit> {
-    let limit = decode(config, scope)?;
-    if limit.bucket.is_none() {
-        return flaw("token_bucket", "is required");
-    }
-    Ok(limit)
+    decode(config, scope, true)
 }
 
-fn decode(config: &Any, scope: &dyn Display) -> Decoded<LocalLimit> {
+/// `needs_bucket`: as of Envoy's places.
+fn decode(config: &Any, scope: &dyn Display, needs_bucket: bool) -> Decoded<LocalLimit> {
     let wire: LocalRateLimit = unpack(config)?;
+    if needs_bucket && wire.token_bucket.is_none() {
+        return flaw("token_bucket", "is required");
+    }
+    let enabled = percent(wire.filter_enabled.as_ref()).under("filter_enabled")?;
+    // What acts on nobody is not looked at: nothing in it can be wrong.
+    if enabled <= 0.0 {
+        return Ok(LocalLimit::off());
+    }
     note!(
         wire,
         descriptors,
@@ -56,7 +61,7 @@ fn decode(config: &Any, scope: &dyn Display) -> Decoded<LocalLimit> {
     let edits = |add, field| headers::decode(add, &[], field, "");
     Ok(LocalLimit {
         bucket: wire.token_bucket.as_ref().map(|bucket| decode_bucket(bucket, scope)).transpose()?,
-        enabled: percent(wire.filter_enabled.as_ref()).under("filter_enabled")?,
+        enabled,
         enforced: percent(wire.filter_enforced.as_ref()).under("filter_enforced")?,
         // As in Envoy what is no error is none to answer with.
         status: status.filter(|status| (400..=599).contains(status)).unwrap_or(TOO_MANY_REQUESTS),
@@ -139,6 +144,18 @@ mod tests {
     fn header(name: &str) -> Vec<HeaderValueOption> {
         let header = HeaderValue { key: name.into(), value: "v".into(), ..Default::default() };
         vec![HeaderValueOption { header: Some(header), ..Default::default() }]
+    }
+
+    #[test]
+    fn what_acts_on_nobody_is_not_looked_at() {
+        let mut odd = limit(2_000_000);
+        odd.local_rate_limit_per_downstream_connection = true;
+        decode(&any(&odd), &"s", false).unwrap_err();
+        assert_eq!(of_listener(&any(&odd), "f", "s", true).unwrap().own, LocalLimit::off());
+        for enabled in [None, part(0.0)] {
+            odd.filter_enabled = enabled;
+            assert_eq!(of_listener(&any(&odd), "f", "s", false).unwrap().own, LocalLimit::off());
+        }
     }
 
     #[test]

@@ -260,6 +260,10 @@ mod tests {
                     fill_interval: Some(crate::wire::duration(std::time::Duration::from_secs(1))),
                     ..Default::default()
                 }),
+                filter_enabled: Some(crate::wire::core::RuntimeFractionalPercent {
+                    default_value: Some(crate::convert::value::fraction(100.0)),
+                    ..Default::default()
+                }),
                 ..Default::default()
             })
         };

@@ -155,6 +155,7 @@ mod tests {
     #[test]
     fn a_part_of_the_requests_is_drawn() {
         assert!(drawn(100.0) && !drawn(0.0));
+        fastrand::seed(7);
         let half = (0..10_000).filter(|_| drawn(50.0)).count();
         assert!((4_500..5_500).contains(&half), "{half}");
     }
