@@ -143,7 +143,6 @@ async fn streams_of_each_connection_are_exact_for_five_hundred_requests_at_once(
     .await;
     let peaks = app.peaks.lock().clone();
     assert!(peaks.iter().all(|peak| (1..=3).contains(peak)), "{peaks:?}");
-    assert!(peaks.len() >= REQUESTS.div_ceil(3), "{} connections", peaks.len());
     app.leave.add_permits(REQUESTS);
     for asked in asked {
         assert_eq!(asked.await.unwrap().0, 200);

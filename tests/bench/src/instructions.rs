@@ -25,7 +25,7 @@ pub struct Args {
     /// Requests that are counted.
     #[arg(long, default_value_t = 1000)]
     requests: u64,
-    /// The counts that hold; more than 2 % above one of them fails (4 % for HTTP/2).
+    /// The counts that hold; more than 2 % above one of them fails (4 % for HTTP/2 and gRPC).
     #[arg(long)]
     baseline: Option<PathBuf>,
     /// Writes the counts there.

@@ -30,7 +30,9 @@ pub async fn until_head(
     let mut idle = Idle::new(ctx);
     let mut parked = None;
     let result = poll_fn(|cx| {
-        trusted(ctx, live)?;
+        if !live.upload.is_over() {
+            trusted(ctx, live)?;
+        }
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure));
         }
