@@ -12,7 +12,7 @@ use super::authority;
 use super::context::RequestCtx;
 use super::duration;
 use super::exchange;
-use super::head::{RequestHead, ResponseHead};
+use super::head::RequestHead;
 use super::measure;
 use super::respond::{says_not_listening, says_not_reached, says_shed};
 use super::session;
@@ -33,7 +33,7 @@ pub mod plan;
 pub mod race;
 pub mod turned;
 
-use lease::{Leases, outcome_of, status_of};
+use lease::{Leases, outcome_of};
 pub use live::{Live, Slot};
 use live::{Outgoing, upgrade_over_h2};
 pub use plan::{Failed, Plan, Tried};
@@ -243,11 +243,8 @@ impl Sent<'_> {
         slot: &mut Slot,
         is_grpc: bool,
     ) -> Turned {
-        let head = slot.as_ref().map(|live| &live.head);
         let outcome = match result {
-            Ok(()) => {
-                head.map_or(Outcome::Status(0), |head| outcome_of_head(plan, self.endpoint, head, is_grpc))
-            }
+            Ok(()) => slot.as_ref().map_or(Outcome::Status(0), |live| outcome_of_head(plan, live, is_grpc)),
             Err(failed) if failed.stale => return self.pass.as_mut().map(Pass::came).unwrap_or_default(),
             Err(failed) => outcome_of(&failed.failure),
         };
@@ -266,9 +263,10 @@ impl Sent<'_> {
 }
 
 /// What a response tells of an endpoint, or its own sidecar by it.
-fn outcome_of_head(plan: &Plan<'_>, endpoint: &EndpointState, head: &ResponseHead, is_grpc: bool) -> Outcome {
-    if !(says_not_reached(head) && plan.cluster.uses_mesh(endpoint)) {
-        return Outcome::Status(status_of(head, is_grpc));
+fn outcome_of_head(plan: &Plan<'_>, live: &Live, is_grpc: bool) -> Outcome {
+    let head = &live.head;
+    if !(live.may_be_failure() && says_not_reached(head) && plan.cluster.uses_mesh(&live.endpoint)) {
+        return Outcome::Status(live.status(is_grpc));
     }
     match () {
         // It is well, and has enough to do.

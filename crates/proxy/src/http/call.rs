@@ -18,6 +18,7 @@ use super::attempt::lease::{Leases, outcome_of, status_of};
 use super::attempt::live::{Live, Outgoing};
 use super::body::{Body, Frame};
 use super::breakage;
+use super::copy::parse_status;
 use super::head::ResponseHead;
 use super::respond::{ERROR_HEADER, says_no_room, says_not_reached};
 use super::upgrade::Upgrade;
@@ -57,7 +58,10 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
         // That a pooled connection was dead says nothing against the endpoint.
         if !(again && stale) {
             let outcome = match &result {
-                Ok(answer) => Outcome::Status(status_of(&answer.head, is_grpc)),
+                Ok(answer) => {
+                    let grpc = if is_grpc { answer.head.first("grpc-status") } else { None };
+                    Outcome::Status(status_of(&answer.head, grpc.and_then(parse_status)))
+                }
                 Err(failure) => outcome_of(failure),
             };
             cluster.report(&endpoint, outcome, pass);

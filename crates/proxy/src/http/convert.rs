@@ -128,8 +128,8 @@ fn look_over(headers: &mut HeaderMap) -> u64 {
     headers.iter_mut().fold(0, |found, (name, value)| {
         let known = Known::of(name.as_str().as_bytes());
         let unique = match known {
-            Known::XRequestId | Known::Traceparent | Known::B3 => true,
-            Known::Other => matches!(name.as_str(), "x-b3-traceid" | "x-b3-spanid" | "grpc-timeout"),
+            Known::XRequestId | Known::Traceparent | Known::B3 | Known::GrpcTimeout => true,
+            Known::Other => matches!(name.as_str(), "x-b3-traceid" | "x-b3-spanid"),
             _ => false,
         };
         if unique {

@@ -38,7 +38,8 @@ fn bound(ctx: &mut RequestCtx<'_>, limits: &StreamLimits) {
     if let Some(idle) = limits.idle_timeout {
         ctx.idle = idle;
     }
-    let said = ctx.head.first(GRPC_TIMEOUT).and_then(parse);
+    // Where nothing depends on it the head is not searched.
+    let said = limits.grpc_duration.and_then(|_| ctx.head.first(GRPC_TIMEOUT)).and_then(parse);
     if limits.says_duration(said) {
         ctx.ends = limits.duration(said).map(|duration| ctx.record.started + duration);
     }

@@ -26,6 +26,7 @@ known_names! {
     Connection "connection",
     ContentType "content-type",
     GrpcStatus "grpc-status",
+    GrpcTimeout "grpc-timeout",
     Te "te",
     Trailer "trailer",
     Traceparent "traceparent",
@@ -145,8 +146,14 @@ mod tests {
     fn a_known_name_is_the_name_that_it_stands_for() {
         for bit in 1..64 {
             let names = ["te", "trailer", "baggage", "connection", "tracestate", "traceparent", "user-agent"];
-            let more =
-                ["grpc-status", "content-type", "x-request-id", "x-forwarded-for", "x-forwarded-proto"];
+            let more = [
+                "grpc-status",
+                "grpc-timeout",
+                "content-type",
+                "x-request-id",
+                "x-forwarded-for",
+                "x-forwarded-proto",
+            ];
             let ours = ["x-outrigger-peer", "x-outrigger-error", "x-envoy-attempt-count"];
             let long = ["x-forwarded-client-cert", "x-envoy-upstream-service-time"];
             let all = names.iter().chain(&more).chain(&ours).chain(&long);

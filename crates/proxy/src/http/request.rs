@@ -176,9 +176,7 @@ async fn forward(
         edit_response(ctx, &mut live.head);
         mirror::finish(ctx, false);
     }
-    if let Some(status) = live.head.first("grpc-status").and_then(super::copy::parse_status) {
-        ctx.record.grpc_status = Some(status);
-    }
+    ctx.record.grpc_status = live.grpc_status.or(ctx.record.grpc_status);
     ctx.record.details = Cow::Borrowed("via_upstream");
     exchange::deliver(ctx, live).await?;
     if ctx.extras.is_some() {

@@ -15,11 +15,9 @@ use std::time::Duration;
 
 use outrigger_model::route::{HedgePolicy, RetryOn, RetryPolicy};
 
-use super::attempt::lease::status_of;
 use super::attempt::race::{self, Hedging};
 use super::attempt::{self, Failed, Live, Plan, Slot, Tried};
 use super::context::RequestCtx;
-use super::copy::parse_status;
 use super::duration;
 use super::respond::{RATE_LIMITED, says_not_reached};
 use super::upgrade::Upgrade;
@@ -138,8 +136,7 @@ fn may_hedge(ctx: &RequestCtx<'_>, hedge: &HedgePolicy) -> bool {
 
 /// Whether a response is none to take while others may come.
 fn is_bad(policy: Option<&RetryPolicy>, plan: &Plan<'_>, live: &Live, is_grpc: bool) -> bool {
-    status_of(&live.head, is_grpc) >= 500
-        || policy.is_some_and(|policy| answer_is_retriable(policy, plan, live))
+    live.status(is_grpc) >= 500 || policy.is_some_and(|policy| answer_is_retriable(policy, plan, live))
 }
 
 /// Whether any condition can hold after bytes of the body were sent.
@@ -200,8 +197,8 @@ fn answer_is_retriable(policy: &RetryPolicy, plan: &Plan<'_>, live: &Live) -> bo
     let status = head.status();
     // Only a peer sidecar's word counts: an application could say anything.
     let peer = plan.cluster.uses_mesh(&live.endpoint);
-    let not_reached = peer && says_not_reached(head);
-    let grpc = head.first("grpc-status").and_then(parse_status);
+    let not_reached = peer && live.may_be_failure() && says_not_reached(head);
+    let grpc = live.grpc_status;
     let holds = policy.statuses.contains(&status)
         || policy.on.iter().any(|on| match on {
             RetryOn::RetriableHeaders => {

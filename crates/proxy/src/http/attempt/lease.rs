@@ -9,7 +9,6 @@ use outrigger_model::grpc::http_of_grpc;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
-use crate::http::copy::parse_status;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::protocol::Protocol;
 use crate::runtime::cluster::ClusterHandle;
@@ -84,8 +83,7 @@ pub fn outcome_of(failure: &Failure) -> Outcome {
     }
 }
 
-/// The status, or what stands for the one of gRPC where the head has it already, as Envoy reads them.
-pub fn status_of(head: &ResponseHead, is_grpc: bool) -> u16 {
-    let said = if is_grpc { head.first("grpc-status").and_then(parse_status) } else { None };
-    said.map_or_else(|| head.status(), http_of_grpc)
+/// The status, or what stands for the one of gRPC where the head of a call has it already, as Envoy reads them.
+pub fn status_of(head: &ResponseHead, grpc: Option<u32>) -> u16 {
+    grpc.map_or_else(|| head.status(), http_of_grpc)
 }

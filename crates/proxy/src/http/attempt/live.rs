@@ -11,10 +11,11 @@ use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind, Retry, Stage};
+use crate::http::attempt::lease::status_of;
 use crate::http::body::{Body, Frame};
 use crate::http::breakage;
 use crate::http::convert;
-use crate::http::copy::{CopyError, Flow};
+use crate::http::copy::{CopyError, Flow, parse_status};
 use crate::http::h1::write::How;
 use crate::http::h1::{Asked, Framing, MAX_INTERIM, Parsed, Refusal};
 use crate::http::head::{RequestHead, ResponseHead};
@@ -53,6 +54,8 @@ pub struct Live {
     pub endpoint: Arc<EndpointState>,
     /// Absent until it has come.
     pub head: ResponseHead,
+    /// What the head says of a call already, before any trailers.
+    pub grpc_status: Option<u32>,
     /// Of the response, once its head has come.
     pub body: Body,
     pub framing: Framing,
@@ -246,6 +249,7 @@ impl Live {
             upload: Flow::default(),
             endpoint: endpoint.clone(),
             head: ResponseHead::absent(),
+            grpc_status: None,
             body: Body::H1(conn.reader),
             framing: Framing::None,
             source: Source::H1(asked),
@@ -284,6 +288,7 @@ impl Live {
             upload: Flow::default(),
             endpoint: endpoint.clone(),
             head: ResponseHead::absent(),
+            grpc_status: None,
             body: Body::Empty,
             framing: Framing::None,
             source: Source::H2(response),
@@ -421,7 +426,18 @@ impl Live {
             }
             _ => return Err(breakage::protocol_error("a response of another protocol".into())),
         }
+        self.grpc_status = self.head.first("grpc-status").and_then(parse_status);
         Ok(())
+    }
+
+    /// Whether the head may tell of a failure: only then are further words of it looked for.
+    pub fn may_be_failure(&self) -> bool {
+        self.grpc_status.is_some() || self.head.status() >= 400
+    }
+
+    /// The status, as balancing and retries count it.
+    pub fn status(&self, is_grpc: bool) -> u16 {
+        status_of(&self.head, self.grpc_status.filter(|_| is_grpc))
     }
 
     /// Whether a body has to go up before a tunnel can stand.

@@ -370,7 +370,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
                 }
                 Err(failed) if !others => return Poll::Ready(End::Lost(rival, failed)),
                 Ok(mut live) => {
-                    let outcome = outcome_of_head(self.plan, &rival.endpoint, &live.head, ctx.record.is_grpc);
+                    let outcome = outcome_of_head(self.plan, &live, ctx.record.is_grpc);
                     rival.tell(self.plan, outcome, Some(&mut live));
                     live.span = rival.span.take();
                     forget(ctx, live);
