@@ -3,8 +3,10 @@
 //! The harness: real processes of the real binary on addresses of their own, and ways to wait for conditions.
 
 pub mod app;
+pub mod attack;
 pub mod cluster;
 pub mod fake_control;
+pub mod frames;
 pub mod http;
 pub mod jaeger;
 pub mod kubelet;

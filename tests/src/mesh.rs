@@ -175,8 +175,7 @@ impl Mesh {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
         let (settings, control, collectors) = (json!({}), None, Vec::new());
-        let bootstrap = json!({});
-        let upgrades = Vec::new();
+        let (bootstrap, upgrades) = (json!({}), Vec::new());
         let behind = behind.iter().map(|&word| word.to_owned()).collect();
         let mut mesh = Self {
             directory,
@@ -451,9 +450,14 @@ impl Sidecar {
         .await;
     }
 
+    /// The id of its process, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
-        let id = self.process.as_ref().and_then(|process| i32::try_from(process.id()).ok());
+        let id = self.id().and_then(|id| i32::try_from(id).ok());
         let id = id.and_then(rustix::process::Pid::from_raw).expect("it runs");
         rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it is ours");
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a scenario fails by panicking")]
 
 mod answered_here;
+mod attacks;
 mod backend_tls;
 mod balancing;
 mod bodies;
