@@ -147,6 +147,8 @@ fn output(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -154,5 +156,22 @@ mod tests {
         let shown = "Counters:\n  _never:\n    Hash: 0x1\n    Counters: 1\n    Block counts: [0]\n  a.rs;_local:\n    \
                      Hash: 0x2\n    Block counts: [1, 7]\n  _most:\n    Block counts: [8]\nTotal functions: 3\n";
         assert_eq!(by_use(shown), ["_most", "_local"]);
+    }
+
+    /// Whoever has cargo and its compiler can build what ships: nothing else is started by name, neither here nor by the peers of
+    /// the training.
+    #[test]
+    fn no_foreign_program_is_needed() {
+        let ships = include_str!("dist.rs").split("#[cfg(test)]").next().unwrap();
+        let started = ships.split("Command::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        assert_eq!(started.collect::<BTreeSet<_>>(), BTreeSet::from(["rustc"]));
+        let at =
+            TRAINING.iter().position(|word| *word == "--peers").expect("the bench's default is all peers");
+        let sources = workspace_root().unwrap().join("tests/bench/src/peers");
+        // What answers directly has no sidecar.
+        for peer in TRAINING[at + 1].split(',').filter(|peer| *peer != "direct") {
+            let source = std::fs::read_to_string(sources.join(format!("{peer}.rs"))).unwrap();
+            assert!(!source.contains("program(\""), "{peer} needs a program that cargo does not build");
+        }
     }
 }
