@@ -7,6 +7,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_identity::connect::{PeerExpectation, client_config};
 use outrigger_identity::{Credentials, TrustBundle, WorkloadCertificate};
+use outrigger_tests::attack::NOTICED;
 use outrigger_tests::http::{Body, whole};
 use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncReadExt;
@@ -15,6 +16,9 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::thin_thread::STRICT;
+
+/// Handshakes of each client.
+const EACH: usize = 40;
 
 /// What a client of the mesh brings along, or one without a certificate.
 async fn tls(mesh: &Mesh, with_certificate: bool) -> TlsConnector {
@@ -75,29 +79,20 @@ async fn names_that_a_peer_makes_up_fill_neither_memory_nor_the_page() {
     after.calm().await;
 }
 
-/// A source may shake hands as often as it can: what bounds it are the places of connections and the time of each handshake.
-/// Each failure is a line that a stranger causes: 50 at once, then one in 200 ms.
-#[tokio::test(flavor = "multi_thread")]
-async fn handshakes_without_end_cost_neither_memory_nor_the_log() {
-    const CLIENTS: usize = 8;
-    const EACH: usize = 40;
-    let stage = Stage::with("512Mi").await;
-    stage.mesh.apply(STRICT).await;
-    let tls = tls(&stage.mesh, false).await;
-    let what = "320 handshakes without a certificate";
-    let attack = Attack::begin(what, &[stage.catalog(24, 24)], stage.entry(), "/").await;
-    let lines = || stage.catalog.log().lines().filter(|line| line.contains("connection closed")).count();
-    let (before, began) = (lines(), Instant::now());
-    let crowd: Vec<_> = (0..CLIENTS)
+/// Handshakes of eight clients at a time, without a certificate. Whoever is refused waits to be told.
+async fn handshakes(to: SocketAddr, tls: &TlsConnector, is_refused: bool) {
+    let crowd: Vec<_> = (0..8)
         .map(|_| {
-            let (to, tls) = (stage.catalog.inbound, tls.clone());
+            let tls = tls.clone();
             tokio::spawn(async move {
                 for _ in 0..EACH {
                     let tcp = TcpStream::connect(to).await.unwrap();
                     // In TLS 1.3 the client has finished before the server misses its certificate.
                     let mut stream = tls.connect("catalog".try_into().unwrap(), tcp).await.unwrap();
-                    let refused = stream.read(&mut [0; 1]).await;
-                    assert!(!matches!(refused, Ok(1..)), "{refused:?}");
+                    if is_refused {
+                        let refused = stream.read(&mut [0; 1]).await;
+                        assert!(!matches!(refused, Ok(1..)), "{refused:?}");
+                    }
                 }
             })
         })
@@ -105,11 +100,48 @@ async fn handshakes_without_end_cost_neither_memory_nor_the_log() {
     for one in crowd {
         one.await.unwrap();
     }
+}
+
+/// A source may shake hands as often as it can: what bounds it are the places of connections and the time of each handshake.
+/// Each failure is a line that a stranger causes: 50 at once, then one in 200 ms.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_without_end_cost_a_sidecar_neither_memory_nor_its_log() {
+    let stage = Stage::with("512Mi").await;
+    stage.mesh.apply(STRICT).await;
+    let tls = tls(&stage.mesh, false).await;
+    let what = "320 handshakes without a certificate";
+    let attack = Attack::begin(what, &[stage.catalog(24, 24)], stage.entry(), "/").await;
+    let lines = || stage.catalog.log().lines().filter(|line| line.contains("connection closed")).count();
+    let (before, began) = (lines(), Instant::now());
+    handshakes(stage.catalog.inbound, &tls, true).await;
     attack.lasts(50).await;
     let after = attack.end().await;
     let (written, seconds) = (lines() - before, began.elapsed().as_secs() as usize + 1);
     eprintln!("FIGURES {what}: {written} lines in {seconds} s");
     assert!((1..=50 + 5 * seconds).contains(&written), "{written} lines in {seconds} s");
+    after.calm().await;
+}
+
+/// The same at the control plane's port, where who has no certificate yet is no fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_without_end_keep_no_rule_from_the_sidecars() {
+    let stage = Stage::with("512Mi").await;
+    let tls = tls(&stage.mesh, false).await;
+    let pid = stage.mesh.control_id().unwrap();
+    let control = Victim { name: "control plane", pid, grows: 32, keeps: 24 };
+    let what = "320 handshakes with the control plane";
+    let attack = Attack::begin(what, &[control], stage.mesh.address(1, 15014), "/ready").await;
+    let to = stage.mesh.address(1, 15012);
+    let flood = tokio::spawn(async move { handshakes(to, &tls, false).await });
+    let began = Instant::now();
+    let applied = stage.mesh.apply(STRICT).await;
+    let in_force = began.elapsed();
+    assert_eq!(applied.in_force.unwrap().proxies, 2);
+    flood.await.unwrap();
+    attack.lasts(50).await;
+    let after = attack.end().await;
+    eprintln!("FIGURES {what}: a rule in force {in_force:.1?}");
+    assert!(in_force < 2 * NOTICED, "a rule was in force after {in_force:?}");
     after.calm().await;
 }
 
