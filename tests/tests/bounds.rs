@@ -64,6 +64,12 @@ async fn at_the_limit_of_descriptors_admin_xds_and_an_honest_client_go_on() {
     echo(catalog.app, "catalog-v1").await;
     mesh.apply(STRICT).await;
     assert_eq!(get(web.outbound[0], "/", "").await.unwrap().0, 200);
+    eventually("the name is known", || async {
+        let answer = ask(names, NAME, RecordType::A).await;
+        let is_known = addresses(&answer).iter().any(|address| is_virtual(*address));
+        if is_known { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
 
     // Fewer than 128 connections of some 64 KiB, and the code that serves them.
     let victims = [("web", &web), ("catalog", &catalog)].map(|(name, sidecar)| Victim {
