@@ -99,6 +99,11 @@ pub struct Subject<'a> {
     pub workload: Option<&'a str>,
     /// The oldest release of Kubernetes that sees it, where that is known.
     pub kubernetes: Option<Release>,
+    /// Who asks has written all of it, or answers for it: what it says of an earlier injection is taken at its word. At a webhook others have
+    /// changed a Pod since its author wrote that.
+    pub by_hand: bool,
+    /// The same as it was injected before, where that is known and it does not say so itself: hooks keep their paths.
+    pub earlier: Option<&'a Value>,
 }
 
 /// What came of it.
@@ -131,6 +136,9 @@ pub enum InjectError {
         /// What would be right.
         wanted: String,
     },
+    /// Templates that leave no place for one.
+    #[error("with its templates there can be no sidecar: {0}")]
+    Templates(String),
     /// It could not be written.
     #[error("it cannot be written: {0}")]
     Written(String),
@@ -146,11 +154,11 @@ pub fn inject(
     settings: &InjectSettings,
     mesh: &Mesh,
 ) -> Result<Injection, InjectError> {
-    let bare = match status::bare(subject.pod, settings) {
+    let bare = match status::bare(subject.pod, settings, subject.by_hand) {
         Ok(bare) => bare,
         Err(why) => return Ok(Injection::LeftAlone(why)),
     };
-    let before = bare.as_ref().unwrap_or(subject.pod);
+    let before = bare.as_ref().map_or(subject.pod, |bare| &bare.pod);
     if let Some(why) = decision::left_alone(before, subject.namespace, settings) {
         return Ok(Injection::LeftAlone(why));
     }
@@ -158,15 +166,13 @@ pub fn inject(
     let mut warnings = wishes.warnings.clone();
     warnings.extend(kinds::warnings(before, &wishes, settings, subject.kubernetes));
     warnings.extend(kinds::forbidden(subject.namespace, settings));
-    warnings.extend(kinds::lost(before, settings));
-    warnings.extend(passing_by(before));
     warnings.extend(decision::ingress(before, subject.namespace));
     warnings.extend(decision::mistaken(before, settings));
     let mut pod = before.clone();
     let named = names(before, subject.workload);
     let spec = fields(&mut pod, "spec")?;
     list(spec, "containers")?;
-    let earlier = bare.is_some().then_some(subject.pod);
+    let earlier = bare.is_some().then_some(subject.pod).or(subject.earlier);
     let asked = if wishes.rewrite_probes {
         probes::rewrite(spec, earlier, &wishes, &mut warnings)
     } else {
@@ -180,7 +186,13 @@ pub fn inject(
         before["metadata"]["annotations"].as_object(),
         (&settings.templates, &settings.default_templates),
     )?;
-    let laid = templates::lay(&mut pod, &chosen)?;
+    let stays = bare.as_ref().map(|bare| bare.stays.clone()).unwrap_or_default();
+    let laid = templates::lay(&mut pod, &chosen, stays)?;
+    if let Some(why) = decision::impossible(&pod["spec"]) {
+        return Err(InjectError::Templates(why));
+    }
+    warnings.extend(kinds::lost(&pod, settings));
+    warnings.extend(passing_by(&pod));
     let mut labels = vec![(TLS_MODE, "istio".to_owned())];
     labels.push((CANONICAL_NAME, named.app));
     labels.push((CANONICAL_REVISION, named.version));
@@ -250,6 +262,7 @@ fn passing_by(pod: &Value) -> Option<String> {
     let spec = &pod["spec"];
     let of = |value: &Value| value["securityContext"]["runAsUser"].as_u64();
     let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
+    let all = all.filter(|container| ![SIDECAR, VALIDATION].iter().any(|own| container["name"] == *own));
     let mut own = all.filter(|container| of(container).or(of(spec)) == Some(containers::UID));
     own.next().map(|container| {
         format!(

@@ -192,7 +192,8 @@ impl Injector {
             }
         };
         let kubernetes = self.release();
-        let subject = |namespace| Subject { pod, namespace, workload: None, kubernetes };
+        let subject =
+            |namespace| Subject { pod, namespace, workload: None, kubernetes, by_hand: false, earlier: None };
         let mut judged = self.judge(subject(&namespace));
         // API servers ask because of what a namespace says now: what it said before leaves no Pod without a sidecar.
         if kept

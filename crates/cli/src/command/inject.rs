@@ -72,7 +72,9 @@ impl Inject {
         let kubernetes = self.kubernetes_version;
         self.input.each(&|pod, namespace, workload| {
             let namespace = Namespace::enabled(namespace, settings.revision.as_deref());
-            injected(&settings, &mesh, Subject { pod, namespace: &namespace, workload, kubernetes })
+            let subject =
+                Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier: None };
+            injected(&settings, &mesh, subject)
         })
     }
 

@@ -41,14 +41,22 @@ pub fn decides_alone(pod: &Value, namespace: &str) -> bool {
 
 fn cannot(pod: &Value) -> Option<String> {
     let spec = &pod["spec"];
+    if let Some(why) = impossible(spec) {
+        return Some(why);
+    }
+    let sidecar = container_names(spec).find(|name| SIDECARS.contains(name))?;
+    Some(format!("it has a sidecar already (container {sidecar})"))
+}
+
+/// Why what has this can have no sidecar, whoever asks for one: a Pod, or what is laid over one.
+pub(super) fn impossible(spec: &Value) -> Option<String> {
     if spec["hostNetwork"] == true {
         return Some("it is in the network of its node (hostNetwork), where a sidecar would take everybody's connections".into());
     }
     if spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows" {
         return Some("it is for Windows".into());
     }
-    let sidecar = container_names(spec).find(|name| SIDECARS.contains(name))?;
-    Some(format!("it has a sidecar already (container {sidecar})"))
+    None
 }
 
 /// Of all kinds.

@@ -182,11 +182,18 @@ fn add(
     Ok(added)
 }
 
+/// A Pod without what was injected.
+pub(super) struct Bare {
+    pub(super) pod: Value,
+    /// What templates have added and others have added to, so that it is there still.
+    pub(super) stays: Vec<templates::Change>,
+}
+
 /// A Pod that says that it was injected, as it was before; `None`: it does not say so.
 ///
 /// # Errors
 /// Its sidecar is not ours to touch, and why.
-pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Value>, String> {
+pub(super) fn bare(pod: &Value, settings: &InjectSettings, by_hand: bool) -> Result<Option<Bare>, String> {
     let Some(text) = pod["metadata"]["annotations"][STATUS].as_str() else { return Ok(None) };
     // The annotation alone is a claim, and perhaps a copy.
     let is_there = decision::container_names(&pod["spec"]).any(|name| name == SIDECAR);
@@ -195,8 +202,17 @@ pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Valu
             Err(format!("it has been injected already, by revision {}", status.revision))
         }
         Ok(mut status) => {
-            status.templates.retain(|change| templates::could_be(change, &settings.templates));
-            without_ours(pod, &status).map(Some).map_err(|error| error.to_string())
+            let own = if by_hand {
+                None
+            } else {
+                let secrets = &settings.image_pull_secrets;
+                status.pull_secrets.retain(|name| secrets.iter().any(|own| own.name == *name));
+                let annotations = pod["metadata"]["annotations"].as_object();
+                let all = (&settings.templates, &settings.default_templates[..]);
+                // A name that is none is said when they are laid.
+                Some(templates::chosen(annotations, all).unwrap_or_default())
+            };
+            without_ours(pod, &status, own.as_deref()).map(Some).map_err(|error| error.to_string())
         }
         Err(error) if is_there => {
             Err(format!("it has been injected already, by whom cannot be read: {error}"))
@@ -206,7 +222,7 @@ pub(super) fn bare(pod: &Value, settings: &InjectSettings) -> Result<Option<Valu
             if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
                 annotations.remove(STATUS);
             }
-            Ok(Some(pod))
+            Ok(Some(Bare { pod, stays: Vec::new() }))
         }
     }
 }
@@ -229,7 +245,7 @@ pub(super) fn keep(pod: &mut Value, before: &Value) {
     }
 }
 
-/// A Pod or a template without what was injected; `None`: nothing was.
+/// A Pod or a template without what was injected, which it says itself and is believed: it is a file of whoever asks. `None`: nothing was.
 ///
 /// # Errors
 /// The annotation that says what was injected cannot be read.
@@ -240,11 +256,11 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
         value: text.into(),
         wanted: format!("what `outrigger inject` writes: {error}"),
     })?;
-    without_ours(pod, &status).map(Some)
+    without_ours(pod, &status, None).map(|bare| Some(bare.pod))
 }
 
-/// Takes out what was put in.
-fn without_ours(pod: &Value, status: &Status) -> Result<Value, InjectError> {
+/// Takes out what was put in; of templates what these have, where there are some.
+fn without_ours(pod: &Value, status: &Status, templates: Option<&[&Fields]>) -> Result<Bare, InjectError> {
     let mut pod = pod.clone();
     let metadata = fields(&mut pod, "metadata")?;
     without(metadata, "labels", |name, _| status.labels.iter().any(|own| own == name));
@@ -264,7 +280,7 @@ fn without_ours(pod: &Value, status: &Status) -> Result<Value, InjectError> {
             }
         }
     }
-    templates::undo(&mut pod, &status.templates);
+    let stays = templates::undo(&mut pod, &status.templates, templates);
     let spec = fields(&mut pod, "spec")?;
     for (list, names) in [
         ("containers", &status.containers),
@@ -295,7 +311,7 @@ fn without_ours(pod: &Value, status: &Status) -> Result<Value, InjectError> {
     if status.made.iter().any(|made| made == "metadata") {
         drop_empty(Some(&mut pod), "metadata");
     }
-    Ok(pod)
+    Ok(Bare { pod, stays })
 }
 
 fn without(metadata: &mut Fields, part: &str, gone: impl Fn(&str, &Value) -> bool) {

@@ -1,15 +1,17 @@
 //! Templates of an operator: parts of a Pod that are laid over those that get a sidecar and name them, or over all. As `kubectl apply` merges:
 //! mappings field by field, lists whose items have names item by item, everything else as a whole; null takes a field out.
 //!
-//! Whatever they change is told in the annotation that says what was injected, so that it can be taken back; what somebody has edited since stays.
+//! Whatever they change is told in the annotation that says what was injected, so that it can be taken back: what they have added goes, and what
+//! they have put in place of something else makes room for it, unless somebody has edited it since.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Fields, INIT, InjectError, PLACES, SIDECAR, STATUS, VALIDATION, fields, list};
+use super::{Fields, INIT, InjectError, PLACES, SIDECAR, STATUS, VALIDATION, decision, fields, list};
 
 /// By which a Pod names its own, the first that is there.
 pub(super) const NAMED: [&str; 2] = ["outrigger.io/templates", "inject.istio.io/templates"];
@@ -34,6 +36,9 @@ const KEYS: [(&str, &str); 10] = [
     ("hostAliases", "ip"),
     ("topologySpreadConstraints", "topologyKey"),
 ];
+
+/// Of those where something of ours stands.
+const SHARED: [&str; 4] = ["containers", "initContainers", "volumes", "imagePullSecrets"];
 
 /// One thing that was changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +69,10 @@ pub(super) fn validate(templates: &BTreeMap<String, Fields>, default: &[String])
         for (part, value) in template {
             let at = format!("templates.{name}.{part}");
             match (part.as_str(), value) {
-                ("spec", Value::Object(_)) => is_laid(value, &at, "", 0)?,
+                ("spec", Value::Object(_)) => {
+                    is_laid(value, &at, "", 0)?;
+                    leaves_room(value, &at)?;
+                }
                 ("metadata", Value::Object(metadata)) => marks(metadata, &at)?,
                 ("spec" | "metadata", _) => bail!("{at}: is no mapping"),
                 _ => {
@@ -88,7 +96,43 @@ fn marks(metadata: &Fields, at: &str) -> anyhow::Result<()> {
         for (key, value) in all {
             ensure!(value.is_string() || value.is_null(), "{at}.{field}.{key}: {value} is no text");
             ensure!(key != STATUS, "{at}.{field}.{key}: says what was injected, and is not a template's");
+            ensure!(
+                field != "annotations" || !NAMED.contains(&key.as_str()),
+                "{at}.{field}.{key}: names the templates of a Pod, and is its author's"
+            );
         }
+    }
+    Ok(())
+}
+
+/// Whether a Pod with this can have its sidecar still, and is one.
+fn leaves_room(spec: &Value, at: &str) -> anyhow::Result<()> {
+    ensure!(
+        matches!(spec["hostNetwork"], Value::Null | Value::Bool(_)),
+        "{at}.hostNetwork: {} is neither true nor false",
+        spec["hostNetwork"]
+    );
+    if let Some(why) = decision::impossible(spec) {
+        bail!("{at}: with this there can be no sidecar: {why}");
+    }
+    are_lists(spec, at)?;
+    for list in ["containers", "initContainers"] {
+        for (n, container) in spec[list].as_array().into_iter().flatten().enumerate() {
+            are_lists(container, &format!("{at}.{list}[{n}]"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether what has to be a list is one, or is taken out where nothing of ours stands in it.
+fn are_lists(of: &Value, at: &str) -> anyhow::Result<()> {
+    for (name, value) in of.as_object().into_iter().flatten().filter(|(name, _)| key_of(name).is_some()) {
+        let is_shared = SHARED.contains(&name.as_str());
+        ensure!(
+            !(is_shared && value.is_null()),
+            "{at}.{name}: null would take out what the sidecar needs there; name what is to be laid over"
+        );
+        ensure!(value.is_array() || value.is_null(), "{at}.{name}: is no list");
     }
     Ok(())
 }
@@ -155,31 +199,40 @@ pub(super) fn chosen<'s>(
     Ok(all)
 }
 
-/// Lays them over a Pod that has its sidecar. Says what has changed.
-pub(super) fn lay(pod: &mut Value, templates: &[&Fields]) -> Result<Vec<Change>, InjectError> {
+/// Lays them over a Pod that has its sidecar. Says what has changed, and what stays changed (`undo`).
+pub(super) fn lay(
+    pod: &mut Value,
+    templates: &[&Fields],
+    stays: Vec<Change>,
+) -> Result<Vec<Change>, InjectError> {
     let mut changes = Vec::new();
     for template in templates {
         let template = with_sidecar_where_it_is(pod, template);
         make_room(pod, &template)?;
-        merge(pod, &template, "", &mut Vec::new(), &mut changes)?;
+        if let Value::Object(pod) = &mut *pod {
+            merge_fields(pod, &template, &mut Vec::new(), &mut changes)?;
+        }
     }
-    // What is ours goes as a whole.
     changes.retain(|change| {
         let of_list = change.at.first().is_some_and(|part| part == "spec");
+        // What is ours goes as a whole, and so does what was added.
         !(of_list && change.at.get(2).is_some_and(|item| item == SIDECAR))
+            && !stays.iter().any(|whole| change.at.starts_with(&whole.at))
     });
-    Ok(changes)
+    Ok(stays.into_iter().chain(changes).collect())
 }
 
 /// Makes mappings and lists that are not there, and that go again when nothing is left in them: others may put something there, too.
-fn make_room(pod: &mut Value, template: &Value) -> Result<(), InjectError> {
+fn make_room(pod: &mut Value, template: &Fields) -> Result<(), InjectError> {
+    for part in template.keys() {
+        fields(pod, part)?;
+    }
     for (part, field) in PLACES {
-        match &template[part][field] {
-            Value::Object(_) => {
-                fields(pod, part)?;
+        match template.get(part).and_then(|part| part.get(field)) {
+            Some(Value::Object(_)) => {
                 fields(&mut pod[part], field)?;
             }
-            Value::Array(_) => {
+            Some(Value::Array(_)) => {
                 list(fields(pod, part)?, field)?;
             }
             _ => {}
@@ -189,22 +242,24 @@ fn make_room(pod: &mut Value, template: &Value) -> Result<(), InjectError> {
 }
 
 /// The sidecar is one of the init containers, or of the others: where it is, that its template does not know.
-fn with_sidecar_where_it_is(pod: &Value, template: &Fields) -> Value {
-    let mut template = Value::Object(template.clone());
+fn with_sidecar_where_it_is<'t>(pod: &Value, template: &'t Fields) -> Cow<'t, Fields> {
     let (native, plain) = ("initContainers", "containers");
     let is_it = |one: &Value| one["name"] == SIDECAR;
-    let is_native = pod["spec"][native].as_array().is_some_and(|all| all.iter().any(is_it));
-    let (from, to) = if is_native { (plain, native) } else { (native, plain) };
-    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else { return template };
-    let moved: Vec<Value> = match spec.get_mut(from).and_then(Value::as_array_mut) {
-        Some(all) => all.extract_if(.., |one| is_it(one)).collect(),
-        None => Vec::new(),
-    };
-    if !moved.is_empty() {
+    let has = |list: Option<&Value>| list.and_then(Value::as_array).is_some_and(|all| all.iter().any(is_it));
+    let (from, to) = if has(pod["spec"].get(native)) { (plain, native) } else { (native, plain) };
+    if !has(template.get("spec").and_then(|spec| spec.get(from))) {
+        return Cow::Borrowed(template);
+    }
+    let mut template = template.clone();
+    if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        let moved: Vec<Value> = match spec.get_mut(from).and_then(Value::as_array_mut) {
+            Some(all) => all.extract_if(.., |one| is_it(one)).collect(),
+            None => Vec::new(),
+        };
         let all = spec.entry(to).or_insert_with(|| Value::Array(Vec::new()));
         all.as_array_mut().into_iter().for_each(|all| all.extend(moved.iter().cloned()));
     }
-    template
+    Cow::Owned(template)
 }
 
 fn key_of(field: &str) -> Option<&'static str> {
@@ -229,22 +284,7 @@ fn merge(
     match (over, key_of(field)) {
         (Value::Object(over), _) => {
             let Value::Object(fields) = target else { return Err(malformed(at, "mapping")) };
-            for (name, over) in over {
-                at.push(name.clone());
-                match fields.get_mut(name) {
-                    _ if over.is_null() => {
-                        if let Some(was) = fields.remove(name) {
-                            changes.push(Change { at: at.clone(), was: Some(was), is: None });
-                        }
-                    }
-                    Some(target) if !target.is_null() => merge(target, over, name, at, changes)?,
-                    _ => {
-                        fields.insert(name.clone(), over.clone());
-                        changes.push(Change { at: at.clone(), was: None, is: None });
-                    }
-                }
-                at.pop();
-            }
+            merge_fields(fields, over, at, changes)?;
         }
         (Value::Array(over), Some(key)) => {
             let Value::Array(items) = target else { return Err(malformed(at, "list")) };
@@ -270,53 +310,131 @@ fn merge(
     Ok(())
 }
 
+fn merge_fields(
+    fields: &mut Fields,
+    over: &Fields,
+    at: &mut Vec<String>,
+    changes: &mut Vec<Change>,
+) -> Result<(), InjectError> {
+    for (name, over) in over {
+        at.push(name.clone());
+        match fields.get_mut(name) {
+            _ if over.is_null() => {
+                if let Some(was) = fields.remove(name) {
+                    changes.push(Change { at: at.clone(), was: Some(was), is: None });
+                }
+            }
+            Some(target) if !target.is_null() => merge(target, over, name, at, changes)?,
+            _ => {
+                fields.insert(name.clone(), over.clone());
+                changes.push(Change { at: at.clone(), was: None, is: None });
+            }
+        }
+        at.pop();
+    }
+    Ok(())
+}
+
 fn malformed(at: &[String], wanted: &'static str) -> InjectError {
     InjectError::Malformed(at.join("."), wanted)
 }
 
-/// Whether one of these templates changes that: the annotation that says so is in the hands of the Pod's author.
-pub(super) fn could_be(change: &Change, templates: &BTreeMap<String, Fields>) -> bool {
-    templates.values().any(|template| {
-        let Some((first, more)) = change.at.split_first() else { return false };
-        let (mut field, mut place) = (first.as_str(), template.get(first));
-        for word in more {
-            place = match place {
-                Some(Value::Object(fields)) => fields.get(word),
-                Some(Value::Array(items)) => key_of(field)
-                    .and_then(|key| items.iter().find(|item| known_by(item, key).as_deref() == Some(word))),
-                _ => None,
-            };
-            field = word;
+/// Takes back what was changed, the last first. The annotation that says what that was is in the hands of the Pod's author: where others have
+/// changed the Pod since, only that is taken back which these templates will lay again, whatever was said. What they have added to, and others too,
+/// stays with what is the others'; it is handed back, for it is not the Pod's own.
+pub(super) fn undo(pod: &mut Value, changes: &[Change], templates: Option<&[&Fields]>) -> Vec<Change> {
+    let mut stays = Vec::new();
+    let mut turns: BTreeMap<&[String], usize> = BTreeMap::new();
+    for change in changes.iter().rev() {
+        let Some(templates) = templates else {
+            undo_one(pod, change, None);
+            continue;
+        };
+        let turn = turns.entry(&change.at).or_default();
+        *turn += 1;
+        // Each of them changes a thing once: what says more has us work for nothing.
+        if *turn > templates.len() {
+            continue;
         }
-        place.is_some()
-    })
+        let mut rests = false;
+        for over in templates.iter().filter_map(|template| laid(template, change)) {
+            rests = undo_one(pod, change, Some(over));
+        }
+        if rests {
+            stays.push(Change { at: change.at.clone(), was: None, is: None });
+        }
+    }
+    stays.sort_by(|one, other| one.at.cmp(&other.at));
+    stays.dedup();
+    stays
 }
 
-/// Takes back what was changed, the last first.
-pub(super) fn undo(pod: &mut Value, changes: &[Change]) {
-    for change in changes.iter().rev() {
-        let Some((last, above)) = change.at.split_last() else { continue };
-        let mut field = "";
-        let mut place = Some(&mut *pod);
-        for word in above {
-            place = place.and_then(|place| below(place, field, word));
-            field = word;
+/// What a template lays there, if it makes such a change.
+fn laid<'t>(template: &'t Fields, change: &Change) -> Option<&'t Value> {
+    let (first, more) = change.at.split_first()?;
+    // These are made without being told: they go when they are empty.
+    let is_told = match more {
+        [] => false,
+        [field] => {
+            let place = (first.as_str(), field.as_str());
+            place != ("spec", "containers") && !PLACES.contains(&place)
         }
-        match place {
-            Some(Value::Object(fields)) => take_back(fields, last, change),
-            Some(Value::Array(items)) => {
-                if let (Some(key), None) = (key_of(field), &change.was) {
-                    items.retain(|item| known_by(item, key).as_ref() != Some(last));
-                }
+        _ => true,
+    };
+    let (mut field, mut over) = (first.as_str(), template.get(first).filter(|_| is_told)?);
+    for word in more {
+        over = match over {
+            Value::Object(fields) => fields.get(word)?,
+            Value::Array(items) => {
+                let key = key_of(field)?;
+                items.iter().find(|item| known_by(item, key).as_deref() == Some(word))?
             }
-            _ => {}
+            _ => return None,
+        };
+        field = word;
+    }
+    let is_whole = !over.is_object() && !(over.is_array() && key_of(field).is_some());
+    let is_such = match (&change.was, &change.is) {
+        (Some(_), Some(is)) => is_whole && is == over,
+        (Some(_), None) => over.is_null(),
+        (None, _) => !over.is_null(),
+    };
+    is_such.then_some(over)
+}
+
+/// Takes back one change: all that was added, or what of it a template has. Whether something of that is left.
+fn undo_one(pod: &mut Value, change: &Change, over: Option<&Value>) -> bool {
+    let Some((last, above)) = change.at.split_last() else { return false };
+    let mut field = "";
+    let mut place = Some(pod);
+    for word in above {
+        place = place.and_then(|place| below(place, field, word));
+        field = word;
+    }
+    match place {
+        Some(Value::Object(fields)) => take_back(fields, last, change, over),
+        Some(Value::Array(items)) => {
+            let (Some(key), None) = (key_of(field), &change.was) else { return false };
+            let is_it = |item: &Value| known_by(item, key).as_ref() == Some(last);
+            items.retain_mut(|item| {
+                !(is_it(item) && over.is_none_or(|over| strip(item, over, "", Some(key))))
+            });
+            items.iter().any(is_it)
         }
+        _ => false,
     }
 }
 
-fn take_back(fields: &mut Fields, name: &str, change: &Change) {
+fn take_back(fields: &mut Fields, name: &str, change: &Change, over: Option<&Value>) -> bool {
     match (&change.was, &change.is) {
-        (None, _) => drop(fields.remove(name)),
+        (None, _) => {
+            let Some(now) = fields.get_mut(name) else { return false };
+            let rests = over.is_some_and(|over| !strip(now, over, name, None));
+            if !rests {
+                fields.remove(name);
+            }
+            return rests;
+        }
         (Some(was), Some(is)) => {
             // What was edited since is somebody's will.
             if let Some(now) = fields.get_mut(name).filter(|now| *now == is) {
@@ -324,6 +442,31 @@ fn take_back(fields: &mut Fields, name: &str, change: &Change) {
             }
         }
         (Some(was), None) => drop(fields.entry(name).or_insert_with(|| was.clone())),
+    }
+    false
+}
+
+/// Takes out of a value what a template has laid there, but for the key by which it is known. Whether nothing else is left.
+fn strip(now: &mut Value, over: &Value, field: &str, known: Option<&str>) -> bool {
+    match (now, over, key_of(field)) {
+        (Value::Object(now), Value::Object(over), _) => {
+            for (name, over) in over.iter().filter(|(name, _)| known != Some(name.as_str())) {
+                if now.get_mut(name).is_some_and(|now| strip(now, over, name, None)) {
+                    now.remove(name);
+                }
+            }
+            now.keys().all(|name| known == Some(name.as_str()))
+        }
+        (Value::Array(now), Value::Array(over), Some(key)) => {
+            for over in over {
+                let Some(it) = known_by(over, key) else { continue };
+                now.retain_mut(|item| {
+                    known_by(item, key).as_ref() != Some(&it) || !strip(item, over, "", Some(key))
+                });
+            }
+            now.is_empty()
+        }
+        (now, over, _) => *now == *over,
     }
 }
 

@@ -24,12 +24,16 @@ fn pod() -> Value {
     json!({"metadata": {"name": "web-1"}, "spec": {"containers": [{"name": "app", "image": "app"}]}})
 }
 
+fn subject<'a>(pod: &'a Value, namespace: &'a Namespace) -> Subject<'a> {
+    Subject { pod, namespace, workload: None, kubernetes: None, by_hand: false, earlier: None }
+}
+
 fn in_namespace(
     pod: &Value,
     namespace: &Namespace,
     settings: &InjectSettings,
 ) -> Result<Injection, InjectError> {
-    inject(Subject { pod, namespace, workload: None, kubernetes: None }, settings, &mesh())
+    inject(subject(pod, namespace), settings, &mesh())
 }
 
 /// Into a namespace that asks for sidecars.
@@ -187,12 +191,7 @@ fn a_deployment_is_injected_as_it_was_agreed() {
     let before: Value = serde_saphyr::from_str(include_str!("tests/deployment.yaml")).unwrap();
     let mut after = before.clone();
     let namespace = Namespace::enabled("shop", None);
-    let subject = Subject {
-        pod: &before["spec"]["template"],
-        namespace: &namespace,
-        workload: Some("catalog"),
-        kubernetes: None,
-    };
+    let subject = Subject { workload: Some("catalog"), ..subject(&before["spec"]["template"], &namespace) };
     let Injection::Injected { pod, warnings } = inject(subject, &settings(), &mesh()).unwrap() else {
         panic!()
     };

@@ -37,7 +37,14 @@ impl Injector {
         let Ok((namespace, _)) = self.namespaces.named(namespace).await else { return Vec::new() };
         let Some(pod) = object.pointer(place) else { return Vec::new() };
         let workload = object["metadata"]["name"].as_str();
-        let subject = Subject { pod, namespace: &namespace, workload, kubernetes: self.release() };
+        let subject = Subject {
+            pod,
+            namespace: &namespace,
+            workload,
+            kubernetes: self.release(),
+            by_hand: false,
+            earlier: None,
+        };
         match self.judge(subject) {
             Ok(Injection::Injected { warnings, .. }) => bounded(warnings),
             Ok(Injection::LeftAlone(_)) => Vec::new(),

@@ -60,7 +60,14 @@ fn what_is_injected_the_sidecar_takes() {
             "readinessProbe": {"tcpSocket": {"port": 80}}, "startupProbe": {"grpc": {"port": 90, "service": "s.S"}}}]},
     });
     let namespace = Namespace::enabled("shop", None);
-    let subject = Subject { pod: &pod, namespace: &namespace, workload: None, kubernetes: None };
+    let subject = Subject {
+        pod: &pod,
+        namespace: &namespace,
+        workload: None,
+        kubernetes: None,
+        by_hand: true,
+        earlier: None,
+    };
     let Injection::Injected { pod, warnings } = inject(subject, &settings(), &mesh()).unwrap() else {
         panic!()
     };
@@ -136,7 +143,8 @@ fn added(
     kubernetes: Option<Release>,
 ) -> anyhow::Result<Done> {
     let namespace = Namespace::enabled(namespace, None);
-    injected(settings, mesh, Subject { pod, namespace: &namespace, workload, kubernetes })
+    let subject = Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier: None };
+    injected(settings, mesh, subject)
 }
 
 /// What is printed of a text, and what is said of it.

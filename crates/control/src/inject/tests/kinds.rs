@@ -5,7 +5,8 @@ use super::*;
 fn with_release(pod: &Value, settings: &InjectSettings, kubernetes: Option<&str>) -> (Value, Vec<String>) {
     let namespace = Namespace::enabled("shop", None);
     let kubernetes = kubernetes.map(|text| text.parse().unwrap());
-    let subject = Subject { pod, namespace: &namespace, workload: None, kubernetes };
+    let subject =
+        Subject { pod, namespace: &namespace, workload: None, kubernetes, by_hand: false, earlier: None };
     match inject(subject, settings, &mesh()).unwrap() {
         Injection::Injected { pod, warnings } => (*pod, warnings),
         Injection::LeftAlone(why) => panic!("{why}"),

@@ -9,6 +9,8 @@ fn with(templates: Value) -> InjectSettings {
     settings
 }
 
+const SIDECAR_ALONE: &str = "sidecar";
+
 fn vault() -> Value {
     json!({"vault": {
         "metadata": {"labels": {"vault": "yes", "app": "other"}, "annotations": {"vault.example/role": "r"}},
@@ -127,6 +129,35 @@ fn what_is_no_template_is_named() {
         (json!({"a": {"spec": {"initContainers": [{"name": "outrigger-init"}]}}}), "has a privilege"),
         (json!({"a": {"spec": {"volumes": [{"name": "x", "$patch": "delete"}]}}}), "[0].$patch: directives"),
         (json!({"a": {"spec": {"hostname": "x".repeat(65 << 10)}}}), "are more than 65536"),
+        (
+            json!({"a": {"metadata": {"annotations": {"inject.istio.io/templates": "b"}}}}),
+            "templates.a.metadata.annotations.inject.istio.io/templates: names the templates",
+        ),
+        // Where a sidecar would take everybody's connections, and its rules with it.
+        (
+            json!({"a": {"spec": {"hostNetwork": true}}}),
+            "templates.a.spec: with this there can be no sidecar: it is in the network of its node",
+        ),
+        (
+            json!({"a": {"spec": {"hostNetwork": "true"}}}),
+            "templates.a.spec.hostNetwork: \"true\" is neither",
+        ),
+        (json!({"a": {"spec": {"os": {"name": "windows"}}}}), "no sidecar: it is for Windows"),
+        (json!({"a": {"spec": {"nodeSelector": {"kubernetes.io/os": "windows"}}}}), "it is for Windows"),
+        // What would take the sidecar out, or have every Pod refused.
+        (
+            json!({"a": {"spec": {"initContainers": null}}}),
+            "templates.a.spec.initContainers: null would take out",
+        ),
+        (json!({"a": {"spec": {"volumes": null}}}), "templates.a.spec.volumes: null would take out"),
+        (json!({"a": {"spec": {"imagePullSecrets": null}}}), "templates.a.spec.imagePullSecrets: null would"),
+        (json!({"a": {"spec": {"containers": {}}}}), "templates.a.spec.containers: is no list"),
+        (json!({"a": {"spec": {"initContainers": "x"}}}), "templates.a.spec.initContainers: is no list"),
+        (json!({"a": {"spec": {"hostAliases": 1}}}), "templates.a.spec.hostAliases: is no list"),
+        (
+            json!({"a": {"spec": {"containers": [{"name": "x"}, {"name": "app", "env": {"A": "1"}}]}}}),
+            "templates.a.spec.containers[1].env: is no list",
+        ),
     ] {
         let settings = InjectSettings { templates: serde_json::from_value(template).unwrap(), ..settings() };
         let error = settings.validate().unwrap_err().to_string();
@@ -136,6 +167,11 @@ fn what_is_no_template_is_named() {
     assert!(settings.validate().unwrap_err().to_string().contains("no template \"x\""));
     let error = refused(&with_annotations(&["outrigger.io/templates=sidecar,x"]));
     assert!(error.contains("outrigger.io/templates") && error.contains("sidecar (templates"), "{error}");
+    // Lists of a container that is not ours may be taken out, and what is called like one elsewhere is none.
+    with(json!({"a": {"spec": {
+        "hostNetwork": false, "hostAliases": null, "containers": [{"name": "app", "env": null}],
+        "volumes": [{"name": "v", "csi": {"driver": "d", "volumeAttributes": {"env": "prod"}}}],
+    }}}));
     // A Pod that is none where a template is laid.
     let mut pod = with_annotations(&["outrigger.io/templates=vault"]);
     pod["spec"]["containers"][0]["env"] = "x".into();
@@ -162,4 +198,118 @@ fn what_no_template_changes_is_not_taken_back_by_an_annotation() {
     assert_eq!(container(&after, "scanner"), &json!({"name": "scanner"}));
     // What templates do change is done anew.
     assert_eq!(container(&after, "agent"), &json!({"name": "agent", "image": "agent"}));
+}
+
+/// A Pod as others have made it before it comes to us, whose author says by an annotation what is to be taken out of it.
+fn forged(change: &Value) -> Value {
+    let status = json!({
+        "version": "", "revision": "default", "containers": ["outrigger-proxy"], "volumes": [], "labels": [],
+        "annotations": [], "made": [], "probes": {}, "templates": [change],
+    });
+    json!({
+        "metadata": {"labels": {"team": "blue"}, "annotations": {STATUS: status.to_string()}},
+        "spec": {
+            "containers": [{"name": "app", "image": "app"}, {"name": "outrigger-proxy"}, {"name": "scanner"}],
+            "volumes": [{"name": "scans"}],
+            "securityContext": {"runAsNonRoot": true, "fsGroup": 7},
+            "priorityClassName": "theirs",
+        },
+    })
+}
+
+#[test]
+fn what_others_have_put_in_stays_whatever_an_annotation_says_that_a_template_did() {
+    let template = json!({"t": {
+        "metadata": {"labels": {"t": "yes"}},
+        "spec": {
+            "securityContext": {"fsGroup": 7}, "priorityClassName": "high", "volumes": [{"name": "v"}],
+            "containers": [{"name": "agent"}],
+        },
+    }});
+    for named in [Vec::new(), vec!["t".to_owned()]] {
+        let priority = if named.is_empty() { "theirs" } else { "high" };
+        let settings = InjectSettings { default_templates: named, ..with(template.clone()) };
+        let containers = forged(&Value::Null)["spec"]["containers"].clone();
+        for change in [
+            json!({"at": ["spec", "securityContext"]}),
+            json!({"at": ["spec", "securityContext"], "was": {}, "is": {"runAsNonRoot": true, "fsGroup": 7}}),
+            json!({"at": ["spec", "securityContext", "fsGroup"]}),
+            json!({"at": ["spec", "containers"]}),
+            json!({"at": ["spec", "containers"], "was": [{"name": "app"}], "is": containers}),
+            json!({"at": ["spec", "containers"], "was": [{"name": "app"}]}),
+            json!({"at": ["spec", "volumes"]}),
+            json!({"at": ["spec", "priorityClassName"]}),
+            json!({"at": ["spec", "priorityClassName"], "was": "mine", "is": "theirs"}),
+            json!({"at": ["metadata", "labels"]}),
+            json!({"at": ["metadata"]}),
+            json!({"at": ["spec"]}),
+        ] {
+            let (after, _) = injected(&forged(&change), &settings);
+            let spec = &after["spec"];
+            assert_eq!(spec["securityContext"], json!({"runAsNonRoot": true, "fsGroup": 7}), "{change}");
+            assert_eq!(container(&after, "scanner"), &json!({"name": "scanner"}), "{change}");
+            assert_eq!(container(&after, "app")["image"], "app", "{change}");
+            assert!(spec["volumes"].as_array().unwrap().contains(&json!({"name": "scans"})), "{change}");
+            assert_eq!(
+                (&spec["priorityClassName"], &after["metadata"]["labels"]["team"]),
+                (&json!(priority), &json!("blue")),
+                "{change}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_others_have_put_into_what_a_template_has_added_stays_there() {
+    let all = json!({"a": {"spec": {
+        "securityContext": {"fsGroup": 7}, "containers": [{"name": "agent", "ports": [{"containerPort": 80}]}],
+    }}});
+    let settings = InjectSettings { default_templates: vec!["a".into()], ..with(all) };
+    let (mut after, _) = injected(&pod(), &settings);
+    // A policy, and what an API server says of all that it reads.
+    after["spec"]["securityContext"]["runAsNonRoot"] = true.into();
+    let agent = after["spec"]["containers"].as_array_mut().unwrap().last_mut().unwrap();
+    agent["imagePullPolicy"] = "Always".into();
+    agent["ports"][0]["protocol"] = "TCP".into();
+    let (again, _) = injected(&after, &settings);
+    assert_eq!(again, after, "and it is told as it was");
+    assert_eq!(injected(&again, &settings).0, after);
+    assert_eq!(uninject(&again).unwrap(), Some(pod()), "what was added goes, whatever has become of it");
+}
+
+#[test]
+fn who_asks_by_hand_changes_a_pod_s_templates_and_has_those_of_before_taken_back() {
+    let settings = with(vault());
+    let (mut after, _) = injected(&named(), &settings);
+    after["metadata"]["annotations"]["inject.istio.io/templates"] = SIDECAR_ALONE.into();
+    let mut pod = named();
+    pod["metadata"]["annotations"]["inject.istio.io/templates"] = SIDECAR_ALONE.into();
+    let namespace = Namespace::enabled("shop", None);
+    let by_hand = Subject { by_hand: true, ..subject(&after, &namespace) };
+    let Injection::Injected { pod: again, .. } = inject(by_hand, &settings, &mesh()).unwrap() else {
+        panic!()
+    };
+    assert_eq!(uninject(&again).unwrap(), Some(pod));
+    assert_eq!(again["spec"].get("priorityClassName"), None);
+}
+
+#[test]
+fn a_template_makes_no_pod_that_can_have_no_sidecar_whoever_has_looked_at_it_before() {
+    let mut settings = with(vault());
+    settings.templates.get_mut("vault").unwrap()["spec"]["hostNetwork"] = true.into();
+    let error = in_namespace(&named(), &Namespace::enabled("shop", None), &settings).unwrap_err().to_string();
+    assert!(
+        error.starts_with("with its templates there can be no sidecar: it is in the network of"),
+        "{error}"
+    );
+    // What it warns of is what comes of it.
+    let lost = with(json!({"lost": {"spec": {"dnsPolicy": "Default", "containers": [
+        {"name": "agent", "securityContext": {"runAsUser": 1337}},
+    ]}}}));
+    let (_, warnings) = injected(&with_annotations(&["outrigger.io/templates=lost"]), &lost);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("dnsPolicy") && warnings[1].contains("\"agent\" runs as user 1337"),
+        "{warnings:?}"
+    );
 }

@@ -183,7 +183,11 @@ fn what_another_webhook_has_put_in_is_not_taken_out_by_an_annotation() {
         status[list].as_array_mut().unwrap().push(name.into());
     }
     status["replaced"] = json!({"scanned": "no"});
+    status["pullSecrets"] = json!(["corp"]);
+    pod["spec"]["imagePullSecrets"] = json!([{"name": "corp"}]);
     pod["metadata"]["annotations"][STATUS] = status.to_string().into();
+    let (after, _) = injected(&pod, &settings());
+    assert_eq!(after["spec"]["imagePullSecrets"], json!([{"name": "corp"}]));
     for after in [injected(&pod, &settings()).0, uninject(&pod).unwrap().unwrap()] {
         assert_eq!(container_names(&after, "containers"), ["app", "scanner"]);
         assert!(after["spec"]["volumes"].as_array().unwrap().contains(&json!({"name": "scans"})));

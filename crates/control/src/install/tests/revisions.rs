@@ -138,7 +138,14 @@ fn whoever_would_inject_a_pod_is_asked_and_nobody_else() {
         let pod =
             serde_json::json!({"metadata": {"labels": of_pod}, "spec": {"containers": [{"name": "app"}]}});
         let answers = revisions.each_ref().map(|(webhooks, settings)| {
-            let subject = Subject { pod: &pod, namespace: &namespace, workload: None, kubernetes: None };
+            let subject = Subject {
+                pod: &pod,
+                namespace: &namespace,
+                workload: None,
+                kubernetes: None,
+                by_hand: false,
+                earlier: None,
+            };
             let is_injected = matches!(inject(subject, settings, &mesh).unwrap(), Injection::Injected { .. });
             let mut named = labels.clone();
             named.insert("kubernetes.io/metadata.name".to_owned(), "shop".to_owned());

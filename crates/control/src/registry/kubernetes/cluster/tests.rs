@@ -97,7 +97,14 @@ fn a_workload_has_one_name_at_both_ends() {
             "status": {"phase": "Running", "podIP": "10.1.0.7"},
         });
         let namespace = Namespace::enabled("shop", None);
-        let subject = Subject { pod: &pod, namespace: &namespace, workload: None, kubernetes: None };
+        let subject = Subject {
+            pod: &pod,
+            namespace: &namespace,
+            workload: None,
+            kubernetes: None,
+            by_hand: false,
+            earlier: None,
+        };
         let Injection::Injected { pod, .. } = inject(subject, &settings, &mesh).unwrap() else { panic!() };
         let sidecar = &pod["spec"]["initContainers"][1];
         assert_eq!(sidecar["name"], SIDECAR);
