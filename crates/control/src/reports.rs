@@ -9,6 +9,7 @@
 //! something else, under the version that was read. A status is no news to the watch, so nothing here wakes itself. One control plane writes:
 //! of replicas the one that leads, which asks the others for their proxies; all else that follows the cluster is `readOnly`.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -52,6 +53,9 @@ const MOST: usize = 200;
 const LATEST: Duration = Duration::from_secs(60);
 /// The same where there are other replicas, whose proxies nobody is woken by.
 const OTHERS: Duration = Duration::from_secs(5);
+/// For an Event, and for those of a round: the statuses of the next wait for them.
+const EVENT: Duration = Duration::from_secs(1);
+const EVENTS: Duration = Duration::from_secs(3);
 /// Whose change this is.
 const WHO: &str = "outrigger-control";
 
@@ -158,7 +162,11 @@ impl Reporter {
             }
             generation.mark_unchanged();
             board.mark_unchanged();
-            let (pause, period) = match self.round(&mut known, &mut late, &mut found).await {
+            let outcome = match self.client().await {
+                Ok(client) => self.round(&client, &mut known, &mut late, &mut found).await,
+                Err(why) => Err(why),
+            };
+            let (pause, period) = match outcome {
                 Ok((next, trouble)) => {
                     self.complain(&mut complained, trouble);
                     match next {
@@ -183,6 +191,10 @@ impl Reporter {
         }
     }
 
+    async fn client(&self) -> Result<Client, String> {
+        timeout(WRITE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())?
+    }
+
     /// Says what is wrong, once.
     fn complain(&self, before: &mut Option<String>, now: Option<String>) {
         if let Some(why) = now.as_ref().filter(|why| before.as_ref() != Some(*why)) {
@@ -194,6 +206,7 @@ impl Reporter {
     /// Tells what is due; when there is more, and the first that was refused: it keeps nobody else waiting.
     async fn round(
         &self,
+        client: &Client,
         known: &mut HashMap<String, Known>,
         late: &mut HashMap<String, Late>,
         found: &mut Found,
@@ -216,8 +229,6 @@ impl Reporter {
         (*found, told) = all.await.map_err(|error| error.to_string())?;
         let ids: HashSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
         known.retain(|id, _| ids.contains(id.as_str()));
-        let client =
-            timeout(WRITE, self.cluster.client()).await.map_err(|_| "no client in time".to_owned())??;
         late.retain(|id, _| ids.contains(id.as_str()));
         self.events.lock().retain(&ids);
         let now = Instant::now();
@@ -226,11 +237,13 @@ impl Reporter {
             told.iter().filter(|told| due(told, known.get(&told.id)) && !is_late(told)).collect();
         let more = due.len() > MOST;
         let mut trouble = None;
+        let mut fresh = HashSet::new();
         for told in due.into_iter().take(MOST) {
-            let outcome = timeout(WRITE, self.write(&client, told)).await;
+            let outcome = timeout(WRITE, self.write(client, told)).await;
             match outcome.map_err(|_| format!("the API server did not answer within {WRITE:?}"))? {
                 Ok(true) => {
                     late.remove(&told.id);
+                    fresh.insert(told.id.as_str());
                     let (essence, whole) = (hash(&told.essence()), hash(told));
                     let before = known.get(&told.id).filter(|known| known.essence == essence);
                     let everywhere = told.is_reached() || before.is_some_and(|known| known.everywhere);
@@ -245,6 +258,7 @@ impl Reporter {
             let pause = (PAUSE * 2u32.saturating_pow(times.min(10))).min(LATEST);
             late.insert(told.id.clone(), Late { until: Instant::now() + pause, times: times + 1 });
         }
+        self.tell_events(client, &told, known, &fresh).await;
         if more {
             return Ok((Next::AtOnce, trouble));
         }
@@ -267,23 +281,9 @@ impl Reporter {
     async fn write(&self, client: &Client, told: &Told) -> Result<bool, Trouble> {
         let Some((objects, object)) = find(client, told).await? else { return Ok(true) };
         let Some(generation) = object.metadata.generation else { return Ok(true) };
-        let reread;
-        let told = match told.generation {
-            Some(judged) if judged == generation => told,
-            Some(_) => return Ok(false),
-            // Its words are those of this very object.
-            None => {
-                let options = self.settings.reading(&told.namespace);
-                let findings = read::read(object.clone(), &options).findings;
-                if !findings.iter().any(Finding::is_error) {
-                    return Ok(false);
-                }
-                reread = told.clone().unreadable(findings, &object.data["spec"]);
-                &reread
-            }
-        };
+        let Some(told) = self.judged(told, &object, generation) else { return Ok(false) };
         let now = &object.data["status"];
-        let status = shape::status(told, generation, now, jiff::Timestamp::now());
+        let status = shape::status(&told, generation, now, jiff::Timestamp::now());
         let mut after = now.clone();
         json_patch::merge(&mut after, &status);
         if after == *now || (now.is_null() && after == json!({})) {
@@ -296,17 +296,94 @@ impl Reporter {
             return Err(Trouble::Away("this replica leads no longer".to_owned()));
         }
         match objects.patch_status(&told.name, &params, &Patch::Merge(patch)).await {
-            Ok(_) => {
-                let news = self.events.lock().news(told);
-                if let Some(word) = news {
-                    events::tell(client, &word, &object).await;
-                }
-                Ok(true)
-            }
+            Ok(_) => Ok(true),
             // Somebody was faster, or it has gone.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What is known of this very object; nothing where it is not the one that was judged.
+    fn judged<'t>(&self, told: &'t Told, object: &DynamicObject, generation: i64) -> Option<Cow<'t, Told>> {
+        if let Some(judged) = told.generation {
+            return (judged == generation).then_some(Cow::Borrowed(told));
+        }
+        // Its words are those of this very object.
+        let options = self.settings.reading(&told.namespace);
+        let findings = read::read(object.clone(), &options).findings;
+        if !findings.iter().any(Finding::is_error) {
+            return None;
+        }
+        Some(Cow::Owned(told.clone().unreadable(findings, &object.data["spec"])))
+    }
+
+    /// Makes Events of what statuses say by now, as many as there is room for, of those first that were written now. Where the API server has no time
+    /// for one it has none for the others: all that there was no Event of is asked for again by the next round.
+    async fn tell_events(
+        &self,
+        client: &Client,
+        all: &[Told],
+        known: &HashMap<String, Known>,
+        fresh: &HashSet<&str>,
+    ) {
+        let is_written =
+            |told: &Told| known.get(&told.id).is_some_and(|known| known.essence == hash(&told.essence()));
+        let news: Vec<&Told> = {
+            let mut events = self.events.lock();
+            let mut news: Vec<&Told> =
+                all.iter().filter(|told| events.is_news(told) && is_written(told)).collect();
+            news.sort_by_key(|told| (events.is_late(&told.id), !fresh.contains(told.id.as_str())));
+            news
+        };
+        let begun = Instant::now();
+        for told in news {
+            if begun.elapsed() >= EVENTS || !self.leadership.leads() || !self.events.lock().takes() {
+                return;
+            }
+            let made = timeout(EVENT, self.event(client, told)).await.unwrap_or_else(|_| {
+                Err(Trouble::Away(format!("the API server did not answer within {EVENT:?}")))
+            });
+            match made {
+                Ok(true) => self.events.lock().told(told),
+                Ok(false) => {}
+                Err(Trouble::Refused(why)) => {
+                    tracing::info!(
+                        rule = %told.id,
+                        %why,
+                        "an Event cannot be made of what the rule's status says"
+                    );
+                    self.events.lock().told(told);
+                }
+                Err(Trouble::Away(why)) => {
+                    if self.events.lock().failed(told) {
+                        tracing::info!(
+                            rule = %told.id,
+                            %why,
+                            "an Event of what the rule's status says has to wait"
+                        );
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes that of one. Whether it is done: an object that is not the one that was judged comes again.
+    async fn event(&self, client: &Client, told: &Told) -> Result<bool, Trouble> {
+        // Refused for what it is; others say that the API server is busy, or whom it asks.
+        let trouble = |error: kube::Error| match error {
+            kube::Error::Api(status) if !matches!(status.code, 400 | 403 | 404 | 413 | 422) => {
+                Trouble::Away(status.to_string())
+            }
+            error => error.into(),
+        };
+        let Some((_, object)) = find(client, told).await.map_err(trouble)? else { return Ok(true) };
+        let Some(generation) = object.metadata.generation else { return Ok(true) };
+        let Some(told) = self.judged(told, &object, generation) else { return Ok(false) };
+        if let Some(word) = events::word(&told) {
+            events::tell(client, &word, &object).await.map_err(trouble)?;
+        }
+        Ok(true)
     }
 }
 

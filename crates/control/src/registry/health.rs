@@ -123,7 +123,7 @@ impl Health {
         });
     }
 
-    pub(super) fn set_problems(&self, problems: Vec<Problem>) {
+    pub(crate) fn set_problems(&self, problems: Vec<Problem>) {
         self.0.send_modify(|state| state.set(problems));
     }
 

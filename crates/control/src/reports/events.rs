@@ -1,8 +1,8 @@
 //! Events: what `kubectl describe` and `kubectl get events` show of a rule that is not in force as it is written. Its status says the same,
 //! and for as long as it is so.
 //!
-//! One is made when the status that says it has been written, by whoever writes that, and is called after the object and the words: the same
-//! again is the same Event for as long as the API server keeps it (an hour, unless it is told otherwise), whoever leads by then.
+//! One is made once the status that says it is written, by whoever writes that and when there is room, and is called after the object and the
+//! words: the same again is the same Event for as long as the API server keeps it (an hour, unless it is told otherwise), whoever leads by then.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ use crate::api::route_status::CONTROLLER;
 
 /// Events at once, and the time in which there is room for one more: a registry of bad rules is no flood.
 const BURST: f64 = 25.0;
-const PACE: Duration = Duration::from_secs(10);
+pub(super) const PACE: Duration = Duration::from_secs(10);
 /// Bytes of its words, and of a name.
 const MOST_NOTE: usize = 1024;
 const MOST_NAME: usize = 253;
@@ -27,13 +27,15 @@ const MOST_NAME: usize = 253;
 pub(super) struct Teller {
     room: f64,
     at: Instant,
-    /// What was said last of each object.
+    /// What was known of each object when that was said last.
     said: HashMap<String, u64>,
+    /// Objects for whose Event the API server had no time: they come last.
+    late: HashSet<String>,
 }
 
 impl Default for Teller {
     fn default() -> Self {
-        Self { room: BURST, at: Instant::now(), said: HashMap::new() }
+        Self { room: BURST, at: Instant::now(), said: HashMap::new(), late: HashSet::new() }
     }
 }
 
@@ -49,42 +51,64 @@ impl Teller {
     /// Objects that are no rules of ours any more are forgotten.
     pub(super) fn retain(&mut self, ids: &HashSet<&str>) {
         self.said.retain(|id, _| ids.contains(id.as_str()));
+        self.late.retain(|id| ids.contains(id.as_str()));
     }
 
-    /// What is news of this object, if there is room for it. It counts as told.
-    pub(super) fn news(&mut self, told: &Told) -> Option<Word> {
-        let Some((reason, note)) = word(told) else {
-            // Wrong again it is news again.
+    /// Whether there is something to be told of this object that was not. Once it has been right it is news again, for which the API server has
+    /// an Event still if that was not long ago.
+    pub(super) fn is_news(&mut self, told: &Told) -> bool {
+        let known = known(told);
+        if known.is_none() {
             self.said.remove(&told.id);
-            return None;
-        };
-        let hash = hash(&(reason, &note));
-        if self.said.get(&told.id) == Some(&hash) {
-            return None;
+            self.late.remove(&told.id);
         }
+        known.is_some_and(|known| self.said.get(&told.id) != Some(&known))
+    }
+
+    /// Whether there was no time for it the last time.
+    pub(super) fn is_late(&self, id: &str) -> bool {
+        self.late.contains(id)
+    }
+
+    /// Whether there is room for one more, which is taken then.
+    pub(super) fn takes(&mut self) -> bool {
         let now = Instant::now();
         let more = (now - self.at).as_secs_f64() / PACE.as_secs_f64();
         (self.room, self.at) = ((self.room + more).min(BURST), now);
-        if self.room < 1.0 {
-            return None;
-        }
-        self.room -= 1.0;
-        self.said.insert(told.id.clone(), hash);
-        Some(Word { reason, note, hash })
+        let takes = self.room >= 1.0;
+        self.room -= f64::from(u8::from(takes));
+        takes
+    }
+
+    /// It has been, or cannot be.
+    pub(super) fn told(&mut self, told: &Told) {
+        self.late.remove(&told.id);
+        self.said.extend(known(told).map(|known| (told.id.clone(), known)));
+    }
+
+    /// There was no time for it. Whether that is new.
+    pub(super) fn failed(&mut self, told: &Told) -> bool {
+        self.late.insert(told.id.clone())
     }
 }
 
+/// What is known that is to be told, if there is something. Of an object that cannot be read its own words are not, but that they are others.
+fn known(told: &Told) -> Option<u64> {
+    word(told).map(|word| hash(&(word.hash, &told.lacking)))
+}
+
 /// Why, as one word, and how.
-fn word(told: &Told) -> Option<(&'static str, String)> {
+pub(super) fn word(told: &Told) -> Option<Word> {
+    let of = |reason: &'static str, note: String| Word { reason, hash: hash(&(reason, &note)), note };
     if !told.accepted {
-        return Some((told.reason, told.message.clone()));
+        return Some(of(told.reason, told.message.clone()));
     }
     if !told.lacking.is_empty() {
-        return Some(("NotEnforced", told.lacking.clone()));
+        return Some(of("NotEnforced", told.lacking.clone()));
     }
     let worth = told.findings.iter().filter(|finding| finding.severity <= Severity::Warning);
     let note = joined(worth.map(Finding::of_field));
-    (!note.is_empty()).then_some(("Findings", note))
+    (!note.is_empty()).then(|| of("Findings", note))
 }
 
 /// The Event.
@@ -97,10 +121,12 @@ fn event(word: &Word, object: &DynamicObject, at: jiff::Timestamp) -> Value {
         Some(types) => (types.api_version.as_str(), types.kind.as_str()),
         None => ("", ""),
     };
+    // What is cut off ends as a name may before a dot.
+    let first = name[..name.floor_char_boundary(MOST_NAME - end.len())].trim_end_matches(['.', '-']);
     json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event",
         "metadata": {
-            "name": format!("{}{end}", &name[..name.floor_char_boundary(MOST_NAME - end.len())]),
+            "name": format!("{first}{end}"),
             "namespace": metadata.namespace,
         },
         "eventTime": format!("{at:.6}"),
@@ -114,25 +140,17 @@ fn event(word: &Word, object: &DynamicObject, at: jiff::Timestamp) -> Value {
     })
 }
 
-/// Makes it. One that is there already is enough, and nothing waits for one that cannot be made.
-pub(super) async fn tell(client: &Client, word: &Word, object: &DynamicObject) {
+/// Makes it. One that is there already is enough.
+pub(super) async fn tell(client: &Client, word: &Word, object: &DynamicObject) -> Result<(), kube::Error> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("events.k8s.io", "v1", "Event"));
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let events: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let made = match serde_json::from_value(event(word, object, jiff::Timestamp::now())) {
-        Ok(event) => {
-            let params = PostParams { field_manager: Some(WHO.to_owned()), ..PostParams::default() };
-            events.create(&params, &event).await.map(drop)
-        }
-        Err(error) => Err(kube::Error::SerdeError(error)),
-    };
-    match made {
-        Ok(()) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => {
-            let name = object.metadata.name.as_deref().unwrap_or_default();
-            tracing::info!(namespace, name, %error, "an Event cannot be made of what the rule's status says");
-        }
+    let event = serde_json::from_value(event(word, object, jiff::Timestamp::now()));
+    let event = event.map_err(kube::Error::SerdeError)?;
+    let params = PostParams { field_manager: Some(WHO.to_owned()), ..PostParams::default() };
+    match events.create(&params, &event).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        made => made.map(drop),
     }
 }
 
@@ -155,47 +173,65 @@ mod tests {
         Told { accepted: false, reason: "Invalid", message: message.to_owned(), ..told(name) }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_same_is_told_once_and_again_when_it_has_been_right_in_between() {
+    #[test]
+    fn the_same_is_news_until_it_is_told_and_again_when_it_has_been_right_in_between() {
         let mut teller = Teller::default();
-        assert_eq!(teller.news(&told("web")), None, "nothing is wrong");
-        let word = teller.news(&invalid("web", "no host")).unwrap();
-        assert_eq!((word.reason, word.note.as_str()), ("Invalid", "no host"));
-        assert_eq!(teller.news(&invalid("web", "no host")), None);
+        assert!(!teller.is_news(&told("web")), "nothing is wrong");
+        let bad = invalid("web", "no host");
+        let said = word(&bad).unwrap();
+        assert_eq!((said.reason, said.note.as_str()), ("Invalid", "no host"));
+        assert!(teller.is_news(&bad) && teller.is_news(&bad), "nobody has told it");
+        assert!(teller.failed(&bad) && !teller.failed(&bad) && teller.is_late(&bad.id));
+        teller.told(&bad);
+        assert!(!teller.is_news(&bad) && !teller.is_late(&bad.id));
+        // Whoever cannot be read says something else by the time that it is asked for.
+        let other = Told { lacking: "another flaw".to_owned(), ..bad.clone() };
+        assert!(teller.is_news(&other));
         let lacking = Told { lacking: "web-1 refuses it".to_owned(), ..told("web") };
-        assert_eq!(teller.news(&lacking).unwrap().reason, "NotEnforced");
+        assert_eq!(word(&lacking).unwrap().reason, "NotEnforced");
+        assert!(teller.is_news(&lacking));
+        teller.told(&lacking);
         // Only another number of proxies.
-        assert_eq!(teller.news(&Told { proxies: (3, 4), ..lacking }), None);
-        assert_eq!(teller.news(&told("web")), None);
-        assert!(teller.news(&invalid("web", "no host")).is_some());
+        assert!(!teller.is_news(&Told { proxies: (3, 4), ..lacking }));
+        assert!(!teller.is_news(&told("web")));
+        assert!(teller.is_news(&bad));
+        teller.told(&bad);
+        teller.failed(&invalid("other", "no host"));
         teller.retain(&HashSet::new());
-        assert!(teller.said.is_empty());
+        assert!(teller.said.is_empty() && teller.late.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_at_once_are_told_a_few_and_the_rest_with_time() {
+    async fn there_is_room_for_a_few_at_once_and_for_more_with_time() {
         let mut teller = Teller::default();
-        let news = |teller: &mut Teller| {
-            (0..100).filter(|n| teller.news(&invalid(&n.to_string(), "no host")).is_some()).count()
-        };
-        assert_eq!((news(&mut teller), news(&mut teller)), (25, 0));
+        let taken = |teller: &mut Teller| (0..100).filter(|_| teller.takes()).count();
+        assert_eq!((taken(&mut teller), taken(&mut teller)), (25, 0));
         advance(3 * PACE).await;
-        assert_eq!(news(&mut teller), 3);
+        assert_eq!(taken(&mut teller), 3);
         advance(1000 * PACE).await;
-        assert_eq!(news(&mut teller), 25);
+        assert_eq!(taken(&mut teller), 25);
     }
 
     #[test]
     fn an_event_is_called_after_its_object_and_its_words() {
-        let object: DynamicObject = serde_json::from_value(json!({
-            "apiVersion": "outrigger.io/v1", "kind": "TrafficRules",
-            "metadata": {"name": "w".repeat(253), "namespace": "shop", "uid": "u-1", "resourceVersion": "7"},
-        }))
-        .unwrap();
-        let of = |note: String| {
+        let called = |name: &str, note: String| {
+            let object: DynamicObject = serde_json::from_value(json!({
+                "apiVersion": "outrigger.io/v1", "kind": "TrafficRules",
+                "metadata": {"name": name, "namespace": "shop", "uid": "u-1", "resourceVersion": "7"},
+            }))
+            .unwrap();
             let word = Word { reason: "Invalid", hash: hash(&note), note };
             event(&word, &object, "2026-12-01T00:00:00.5Z".parse().unwrap())
         };
+        let of = |note: String| called(&"w".repeat(253), note);
+        // One that is cut where no name ends.
+        for edge in [".", "-"] {
+            let name = "w".repeat(235) + edge + &"w".repeat(17);
+            let event = called(&name, "a".into());
+            let (first, hash) = event["metadata"]["name"].as_str().unwrap().split_once('.').unwrap();
+            assert_eq!((first, hash.len()), ("w".repeat(235).as_str(), 16), "{edge}");
+            assert_eq!(event["regarding"]["name"], name);
+        }
         let one = of("\u{fc}".repeat(1000));
         assert_eq!(one["note"].as_str().unwrap().len(), 1024);
         assert_eq!(one["metadata"]["name"].as_str().unwrap().len(), 253);
