@@ -1,5 +1,7 @@
 //! `inject` and `uninject`: what the webhook does, with files and without a cluster.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,6 +23,10 @@ use crate::print::lines;
 pub(crate) struct Inject {
     #[command(flatten)]
     input: Input,
+    /// What is applied by now, as `kubectl get -o yaml` prints it: hooks keep their secret paths, so that what has not changed rolls nothing
+    /// out; - is standard input
+    #[arg(long, value_name = "FILE")]
+    like: Option<PathBuf>,
     /// The injector's settings: a file of them alone, or the control plane's with a section `injector`
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -70,12 +76,25 @@ impl Inject {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let (settings, mesh) = self.told().await?;
         let kubernetes = self.kubernetes_version;
-        self.input.each(&|pod, namespace, workload| {
-            let namespace = Namespace::enabled(namespace, settings.revision.as_deref());
+        let like = self.applied()?;
+        self.input.each(&|pod, place| {
+            let earlier = like.get(&place.key());
+            let namespace = Namespace::enabled(place.namespace, settings.revision.as_deref());
+            let workload = place.workload;
             let subject =
-                Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier: None };
+                Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier };
             injected(&settings, &mesh, subject)
         })
+    }
+
+    /// What is applied by now, if that is said.
+    fn applied(&self) -> anyhow::Result<Applied> {
+        let Some(path) = &self.like else { return Ok(Applied::new()) };
+        let standard = Path::new("-");
+        if path == standard && self.input.files.iter().any(|file| file == standard) {
+            bail!("standard input is read once: of --file and --like one has to be a file");
+        }
+        self.input.applied(&path.display().to_string(), &read(path)?)
     }
 
     async fn told(&self) -> anyhow::Result<(InjectSettings, Mesh)> {
@@ -117,7 +136,7 @@ fn injected(settings: &InjectSettings, mesh: &Mesh, subject: Subject<'_>) -> any
     })
 }
 
-fn removed(pod: &Value, _: &str, _: Option<&str>) -> anyhow::Result<Done> {
+fn removed(pod: &Value, _: Place<'_>) -> anyhow::Result<Done> {
     let undone = uninject(pod)?;
     let said =
         if undone.is_none() { vec!["left alone: nothing was injected".to_owned()] } else { Vec::new() };
@@ -143,7 +162,26 @@ struct Done {
     said: Vec<String>,
 }
 
-type Change<'c> = &'c dyn Fn(&Value, &str, Option<&str>) -> anyhow::Result<Done>;
+/// Whose Pod or template it is.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    /// As in `Deployment web`.
+    called: &'p str,
+    namespace: &'p str,
+    /// The name of what makes Pods.
+    workload: Option<&'p str>,
+}
+
+impl Place<'_> {
+    fn key(&self) -> (String, String) {
+        (self.namespace.to_owned(), self.called.to_owned())
+    }
+}
+
+/// Pods and templates, by namespace and by what their objects are called.
+type Applied = BTreeMap<(String, String), Value>;
+
+type Change<'c> = &'c dyn Fn(&Value, Place<'_>) -> anyhow::Result<Done>;
 
 impl Input {
     /// Prints all documents, those with Pods as the change makes them; what is said of them goes to standard error.
@@ -155,6 +193,17 @@ impl Input {
         said.iter().for_each(|words| eprintln!("{words}"));
         print!("{out}");
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The Pods and templates of a text.
+    fn applied(&self, name: &str, text: &str) -> anyhow::Result<Applied> {
+        let all = RefCell::new(Applied::new());
+        let note: Change<'_> = &|pod, place| {
+            all.borrow_mut().insert(place.key(), pod.clone());
+            Ok(Done { pod: None, said: Vec::new() })
+        };
+        self.file(name, text, note, &mut String::new(), &mut Vec::new())?;
+        Ok(all.take())
     }
 
     fn file(
@@ -208,7 +257,8 @@ impl Input {
         let namespace = document["metadata"]["namespace"].as_str().unwrap_or(&self.namespace).to_owned();
         let workload = document["metadata"]["name"].as_str().map(str::to_owned).filter(|_| !place.is_empty());
         let Some(pod) = document.pointer_mut(place) else { bail!("{shown} has no {place}") };
-        let done = change(pod, &namespace, workload.as_deref()).with_context(|| shown.clone())?;
+        let place = Place { called: &shown, namespace: &namespace, workload: workload.as_deref() };
+        let done = change(pod, place).with_context(|| shown.clone())?;
         if let Some(changed) = done.pod {
             *pod = changed;
         }

@@ -138,11 +138,11 @@ fn added(
     settings: &InjectSettings,
     mesh: &Mesh,
     pod: &Value,
-    namespace: &str,
-    workload: Option<&str>,
+    place: Place<'_>,
     kubernetes: Option<Release>,
 ) -> anyhow::Result<Done> {
-    let namespace = Namespace::enabled(namespace, None);
+    let namespace = Namespace::enabled(place.namespace, None);
+    let workload = place.workload;
     let subject = Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier: None };
     injected(settings, mesh, subject)
 }
@@ -157,7 +157,7 @@ fn printed(input: &Input, text: &str, change: Change<'_>) -> (String, Vec<String
 #[test]
 fn a_stream_gets_its_sidecars_and_loses_them_again() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| added(&settings, &mesh, pod, namespace, workload, None);
+    let add: Change<'_> = &|pod, place| added(&settings, &mesh, pod, place, None);
     let (out, said) = printed(&input(false), STREAM, add);
     let all: Vec<Value> =
         documents(&out).iter().map(|(_, text)| serde_saphyr::from_str(text).unwrap()).collect();
@@ -189,11 +189,39 @@ fn a_stream_gets_its_sidecars_and_loses_them_again() {
 }
 
 #[test]
+fn what_is_like_what_is_applied_keeps_the_secret_paths_of_its_hooks() {
+    let (settings, mesh) = (settings(), mesh());
+    let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{name: app, lifecycle: \
+                {preStop: {httpGet: {port: 80, path: /bye}}}}]}}}\n";
+    let add: Change<'_> = &|pod, place| added(&settings, &mesh, pod, place, None);
+    let (first, _) = printed(&input(false), text, add);
+    assert!(first.contains("/app-health/app/prestopz/"), "{first}");
+    assert_ne!(printed(&input(false), text, add).0, first, "nobody knows what it was before");
+    let again = |applied: &str| {
+        let applied = input(false).applied("applied.yaml", applied).unwrap();
+        let add: Change<'_> = &|pod, place| {
+            let namespace = Namespace::enabled(place.namespace, None);
+            let (workload, earlier) = (place.workload, applied.get(&place.key()));
+            let subject =
+                Subject { pod, namespace: &namespace, workload, kubernetes: None, by_hand: true, earlier };
+            injected(&settings, &mesh, subject)
+        };
+        printed(&input(false), text, add).0
+    };
+    assert_eq!(again(&first), first);
+    assert_ne!(again(""), first, "nothing is applied yet");
+    assert_ne!(again(&first.replace("name: web\n", "name: other\n")), first);
+    // As `kubectl get` prints what a file names.
+    let mut applied: Value = serde_saphyr::from_str(&first).unwrap();
+    applied["metadata"]["namespace"] = "default".into();
+    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [applied]});
+    assert_eq!(again(&list.to_string()), first);
+}
+
+#[test]
 fn an_old_cluster_that_is_named_gets_plain_sidecars() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| {
-        added(&settings, &mesh, pod, namespace, workload, Some("v1.28.4".parse().unwrap()))
-    };
+    let add: Change<'_> = &|pod, place| added(&settings, &mesh, pod, place, Some("v1.28.4".parse().unwrap()));
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: {containers: [{name: app}]}\n";
     let (out, said) = printed(&input(false), text, add);
     let pod: Value = serde_saphyr::from_str(&out).unwrap();
@@ -204,7 +232,7 @@ fn an_old_cluster_that_is_named_gets_plain_sidecars() {
 #[test]
 fn a_difference_shows_what_would_come() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| added(&settings, &mesh, pod, namespace, workload, None);
+    let add: Change<'_> = &|pod, place| added(&settings, &mesh, pod, place, None);
     let (out, _) = printed(&input(true), STREAM, add);
     assert!(out.starts_with("--- s.yaml:6 CronJob nightly\n") && out.contains("--- s.yaml:11 List"), "{out}");
     assert!(
@@ -217,7 +245,7 @@ fn a_difference_shows_what_would_come() {
 #[test]
 fn what_cannot_be_read_is_named_by_file_line_and_object() {
     let (settings, mesh) = (settings(), mesh());
-    let add: Change<'_> = &|pod, namespace, workload| added(&settings, &mesh, pod, namespace, workload, None);
+    let add: Change<'_> = &|pod, place| added(&settings, &mesh, pod, place, None);
     for (text, parts) in [
         ("a: 1\n---\nb: [\n", &["s.yaml:3"][..]),
         (
