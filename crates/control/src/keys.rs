@@ -2,12 +2,12 @@
 //!
 //! What was fetched last holds until there is something better; it is stored, so it also holds after a restart while an issuer is away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_rules::intent::KeySource;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::keeper::Keeper;
@@ -44,12 +44,16 @@ struct Place {
 /// Who is being asked, and in whose share: also for those that no rule names any more.
 type Running = BTreeMap<KeySource, String>;
 
+/// What an issuer answers, or why there is nothing.
+type Answer = Result<String, String>;
+
 /// Follows what rules want until the keeper is gone.
 pub(crate) async fn follow(keeper: Keeper, table: Table) {
     let mut generation = keeper.subscribe();
     let mut places: BTreeMap<KeySource, Place> = BTreeMap::new();
     let mut passed_over = Vec::new();
-    let mut asked: JoinSet<(KeySource, Result<String, String>)> = JoinSet::new();
+    let mut asked: JoinSet<Answer> = JoinSet::new();
+    let mut tasks: HashMap<Id, KeySource> = HashMap::new();
     let mut running = Running::new();
     loop {
         let (wanted, beyond) = {
@@ -70,10 +74,9 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
             let Some(place) = places.get(&source) else { continue };
             running.insert(source.clone(), namespace);
             let timeout = place.wish.timeout.clamp(PATIENCE.0, PATIENCE.1);
-            asked.spawn(async move {
-                let keys = fetch::keys(&source, timeout).await;
-                (source, keys)
-            });
+            let of = source.clone();
+            let task = asked.spawn(async move { fetch::keys(&of, timeout).await });
+            tasks.insert(task.id(), source);
         }
         // Who is due and was not asked waits for the next answer, which makes room.
         let rests =
@@ -86,9 +89,11 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
                     return;
                 }
             }
-            Some(Ok((source, answer))) = asked.join_next() => {
-                running.remove(&source);
-                changed |= take(&keeper, &mut places, source, answer).await;
+            Some(ended) = asked.join_next_with_id() => {
+                if let Some((source, answer)) = answered(ended, &mut tasks) {
+                    running.remove(&source);
+                    changed |= take(&keeper, &mut places, source, answer).await;
+                }
             }
             () = sleep_until(waiting) => {}
         }
@@ -104,6 +109,16 @@ pub(crate) async fn follow(keeper: Keeper, table: Table) {
             table.set_key_problems(failing.chain(beyond).collect());
         }
     }
+}
+
+/// Who has answered, and what. A task that has failed is an answer, too: nobody waits for another.
+fn answered(
+    ended: Result<(Id, Answer), JoinError>,
+    tasks: &mut HashMap<Id, KeySource>,
+) -> Option<(KeySource, Answer)> {
+    let (task, answer) =
+        ended.unwrap_or_else(|error| (error.id(), Err(format!("it cannot be asked: {error}"))));
+    Some((tasks.remove(&task)?, answer))
 }
 
 /// Those that are asked at all, and the others: there is as much room for each namespace, and of one's places those come first whose keys
@@ -171,7 +186,7 @@ async fn take(
     keeper: &Keeper,
     places: &mut BTreeMap<KeySource, Place>,
     source: KeySource,
-    answer: Result<String, String>,
+    answer: Answer,
 ) -> bool {
     let has = keeper.published().world.keys(&source).is_some();
     let Some(place) = places.get_mut(&source) else { return false };
@@ -259,6 +274,21 @@ mod tests {
         // Rules that are gone give nothing back before the answer has come.
         places.retain(|source, _| !first.contains_key(source));
         assert_eq!(due(&places, &first, now), []);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_fails_by_our_own_fault_has_failed() {
+        fn broken() -> Answer {
+            panic!("broken")
+        }
+        let mut asked: JoinSet<Answer> = JoinSet::new();
+        let (first, second) = (source("first"), source("second"));
+        let mut tasks = HashMap::from([(asked.spawn(async { broken() }).id(), first.clone())]);
+        let (of, answer) = answered(asked.join_next_with_id().await.unwrap(), &mut tasks).unwrap();
+        assert!(of == first && answer.unwrap_err().contains("it cannot be asked"), "{of}");
+        tasks.insert(asked.spawn(async { Ok("keys".to_owned()) }).id(), second.clone());
+        let answer = answered(asked.join_next_with_id().await.unwrap(), &mut tasks);
+        assert_eq!((answer, tasks.len()), (Some((second, Ok("keys".to_owned()))), 0));
     }
 
     #[test]

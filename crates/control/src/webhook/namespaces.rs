@@ -21,7 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 const MOST: usize = 4096;
 
 /// Questions under way for names that exist, and for those of which nobody knows yet whether they do: who reaches the webhook asks for any,
-/// and API servers count all of them as ours, which must follow the cluster too.
+/// and API servers count all of them as ours, which must follow the cluster too. The first Pod of a namespace since a start waits with those.
 const FAMILIAR: usize = 16;
 const STRANGE: usize = 4;
 

@@ -134,7 +134,7 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
 }
 
 #[tokio::test]
-async fn questions_about_names_that_nobody_knows_hold_nobody_up() {
+async fn questions_about_names_that_nobody_knows_hold_up_no_pod_of_a_namespace_that_has_had_one() {
     let labels = Arc::new(Mutex::new(json!({"istio-injection": "disabled"})));
     let (file, asked) = api_server_of(labels.clone()).await;
     let dir = tempfile::tempdir().unwrap();
@@ -148,9 +148,12 @@ async fn questions_about_names_that_nobody_knows_hold_nobody_up() {
         let (router, review) = (router.clone(), review(&format!("nowhere-{number}"), json!({})));
         tokio::spawn(async move { response(&router, review).await });
     }
-    while asked.load(Ordering::Relaxed) < 1 + 4 {
-        tokio::task::yield_now().await;
-    }
+    let all_turns = async {
+        while asked.load(Ordering::Relaxed) < 1 + 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_turns).await.expect("strangers have four turns");
     // What is known to exist is asked about at once, though a stranger's questions wait for each other.
     *labels.lock() = json!({"istio-injection": "enabled"});
     assert!(response(&router, shop).await["patch"].is_string());

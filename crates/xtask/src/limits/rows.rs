@@ -354,7 +354,7 @@ pub const ROWS: &[Row] = &[
                 ],
             ),
             ("control/src/webhook.rs", &["PATIENCE"]),
-            ("control/src/webhook/namespaces.rs", &["MOST", "KEPT"]),
+            ("control/src/webhook/namespaces.rs", &["MOST", "KEPT", "FAMILIAR", "STRANGE"]),
         ],
     ),
     (
