@@ -13,16 +13,13 @@ type Found<'a> = (&'a Instance, SocketAddr);
 
 /// Leaves the endpoints of a service that are meant for the client. Those for its node go before those for its zone.
 pub(super) fn meant<'a>(lens: &Lens<'_>, service: &str, mut all: Vec<Found<'a>>) -> Vec<Found<'a>> {
-    for (hint, own) in [
-        (canonical::FOR_NODES, &(|| lens.node().map(str::to_owned)) as &dyn Fn() -> Option<String>),
-        (canonical::FOR_ZONES, &|| lens.locality().map(|own| own.zone).filter(|zone| !zone.is_empty())),
-    ] {
+    for hint in [canonical::FOR_NODES, canonical::FOR_ZONES] {
         // Nobody has any nearly always, which the first one shows.
         let mut ready = all.iter().filter(|(instance, _)| instance.state == State::Running).peekable();
         if ready.peek().is_none() || !ready.all(|(instance, _)| said(instance, hint, service).is_some()) {
             continue;
         }
-        let Some(own) = own() else { continue };
+        let Some(own) = own(lens, hint) else { continue };
         let is_meant = |(instance, _): &Found<'_>| {
             said(instance, hint, service).is_some_and(|said| said.split(',').any(|one| one == own))
         };
@@ -32,6 +29,14 @@ pub(super) fn meant<'a>(lens: &Lens<'_>, service: &str, mut all: Vec<Found<'a>>)
         }
     }
     all
+}
+
+/// The client's own node or zone, where it is known.
+fn own(lens: &Lens<'_>, hint: &str) -> Option<String> {
+    match hint {
+        canonical::FOR_NODES => lens.node().map(str::to_owned),
+        _ => lens.locality().map(|own| own.zone).filter(|zone| !zone.is_empty()),
+    }
 }
 
 /// What is said of an instance as an endpoint of this service.
