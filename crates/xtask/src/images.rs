@@ -120,7 +120,12 @@ fn own(programs: &[&PathBuf]) -> Result<Tree> {
 
 /// What the loader finds for a program, at the places where it finds it. One that has libc inside needs none.
 fn libraries(tree: &mut Tree, program: &Path) -> Result<()> {
+    if !needs_loader(&read(program)?).with_context(|| program.display().to_string())? {
+        return Ok(());
+    }
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
+    let why = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ldd {}: {}", program.display(), why.trim());
     let said = String::from_utf8_lossy(&output.stdout);
     for line in said.lines() {
         ensure!(!line.contains("not found"), "{}: {}", program.display(), line.trim());
@@ -130,6 +135,27 @@ fn libraries(tree: &mut Tree, program: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a program names a loader (`PT_INTERP`). Of what would not run here it is not asked: ldd says of that what it says of one that
+/// needs no libraries.
+fn needs_loader(program: &[u8]) -> Result<bool> {
+    const INTERPRETER: u64 = 3;
+    let own = read(Path::new("/proc/self/exe"))?;
+    // Magic, class and byte order; the machine.
+    let is_own = [0..6_usize, 18..20].into_iter().all(|part| program.get(part.clone()) == own.get(part));
+    ensure!(is_own, "is no program of this machine (ELF for {})", std::env::consts::ARCH);
+    let number = |at: u64, bytes: usize| -> Option<u64> {
+        let at = usize::try_from(at).ok()?;
+        let part = program.get(at..at.checked_add(bytes)?)?;
+        Some(part.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
+    };
+    // 64 bits, the lowest byte first, as both machines are that images are written for.
+    let kinds = || -> Option<Vec<u64>> {
+        let (first, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        (0..count).map(|n| number(first.checked_add(n * size)?, 4)).collect()
+    };
+    Ok(kinds().context("is cut off")?.contains(&INTERPRETER))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

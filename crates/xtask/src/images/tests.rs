@@ -49,10 +49,8 @@ fn images_are_read_back_as_they_were_described_and_are_the_same_each_time() {
     let work = Folder::new("whole");
     let programs = work.0.join("programs");
     std::fs::create_dir_all(&programs).unwrap();
-    // One needs libraries; what is in the others does not matter.
-    std::fs::copy(find("sha256sum").unwrap(), programs.join(PROXY)).unwrap();
-    for other in [ALL, "outrigger-cni"] {
-        std::fs::write(programs.join(other), other).unwrap();
+    for name in [PROXY, ALL, "outrigger-cni"] {
+        std::fs::copy(find("sha256sum").unwrap(), programs.join(name)).unwrap();
     }
     let roots = work.0.join("roots.crt");
     std::fs::write(&roots, "roots").unwrap();
@@ -88,6 +86,11 @@ fn images_are_read_back_as_they_were_described_and_are_the_same_each_time() {
         assert_eq!(state.permissions().mode() & 0o7777, 0o700);
         if state.uid() != UID {
             eprintln!("SKIPPED: only root gives files to others and changes roots");
+            // As `require` of the other tests has it.
+            assert!(
+                std::env::var_os("OUTRIGGER_REQUIRE").is_none_or(|wanted| wanted != "all"),
+                "root is missing"
+            );
             continue;
         }
         // All that they need is there, and nothing of the machine's.
@@ -95,6 +98,32 @@ fn images_are_read_back_as_they_were_described_and_are_the_same_each_time() {
             let run = Command::new("chroot").arg(&root).args([program, "--version"]).output().unwrap();
             assert!(run.status.success(), "{program}: {}", String::from_utf8_lossy(&run.stderr));
         }
+    }
+}
+
+#[test]
+fn what_would_not_run_is_told_from_what_needs_no_libraries() {
+    let program = std::fs::read(find("sha256sum").unwrap()).unwrap();
+    assert!(needs_loader(&program).unwrap());
+    // The same with nothing to load it: no header names a loader.
+    let number = |at: usize, bytes: usize| {
+        program[at..at + bytes].iter().rev().fold(0_usize, |number, byte| (number << 8) | usize::from(*byte))
+    };
+    let (first, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    let mut alone = program.clone();
+    for header in (0..count).map(|n| first + n * size).filter(|at| program[*at..*at + 4] == [3, 0, 0, 0]) {
+        alone[header] = 0;
+    }
+    assert!(!needs_loader(&alone).unwrap());
+    let mut another = program.clone();
+    another[18] ^= 1;
+    for (what, word) in [
+        (&b"#!/bin/sh\n"[..], "no program of this machine"),
+        (&another[..], "no program of this machine"),
+        (&program[..60], "is cut off"),
+    ] {
+        let error = needs_loader(what).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
     }
 }
 
