@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::wishes::Wishes;
+use super::wishes::{MERGING, Wishes};
 use super::{Fields, InjectSettings, SIDECAR, containers, probes};
 
 const PREFIX: &str = "prometheus.io/";
@@ -51,6 +51,11 @@ pub(super) fn read(
         names.iter().filter_map(|name| Some((*name, ours(name)?))).collect()
     };
     if !settings.prometheus {
+        if given.get(MERGING).is_some_and(is_yes) {
+            warnings.push(format!(
+                "annotation {MERGING}: true has no effect where the injector's settings say prometheus: false"
+            ));
+        }
         return scrape;
     }
     if !given.keys().any(|key| key.starts_with(PREFIX)) {

@@ -39,7 +39,7 @@ const MODE: &str = "sidecar.istio.io/interceptionMode";
 const POLICY: &str = "config.linkerd.io/default-inbound-policy";
 const CLOSED: [&str; 4] = ["deny", "all-authenticated", "cluster-authenticated", "cluster-unauthenticated"];
 /// Whether the application's metrics are merged with the sidecar's.
-const MERGING: &str = "prometheus.istio.io/merge-metrics";
+pub(super) const MERGING: &str = "prometheus.istio.io/merge-metrics";
 /// The first that is there.
 const LOG: [&str; 3] =
     ["outrigger.io/log-level", "sidecar.istio.io/logLevel", "config.linkerd.io/proxy-log-level"];

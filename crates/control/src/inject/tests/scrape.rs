@@ -101,7 +101,7 @@ fn who_wants_no_merging_has_none() {
     for (said, settings) in [
         (&not[..], settings()),
         (&own, off.clone()),
-        (&own, without),
+        (&own, without.clone()),
         (&by_hand, settings()),
         (&not_asked, settings()),
     ] {
@@ -112,6 +112,10 @@ fn who_wants_no_merging_has_none() {
         assert_eq!(marks(&after), marks(&pod), "{said:?}");
     }
     let yes = [own[0], own[1], "prometheus.istio.io/merge-metrics=true"];
-    let (after, _) = injected(&with_annotations(&yes), &off);
-    assert_eq!(bootstrap_of(&after)["app_metrics"]["port"], 9090);
+    let (after, warnings) = injected(&with_annotations(&yes), &off);
+    assert_eq!((&bootstrap_of(&after)["app_metrics"]["port"], warnings.len()), (&json!(9090), 0));
+    // Where nobody is to be led to the sidecar who asks for it is told.
+    let (after, warnings) = injected(&with_annotations(&yes), &without);
+    assert_eq!(bootstrap_of(&after).get("app_metrics"), None);
+    assert!(warnings.len() == 1 && warnings[0].contains("merge-metrics: true has no effect"), "{warnings:?}");
 }

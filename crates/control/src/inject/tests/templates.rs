@@ -70,7 +70,7 @@ fn a_template_is_laid_over_the_whole_pod_and_taken_back() {
 }
 
 #[test]
-fn what_was_edited_since_stays_as_it_is() {
+fn what_stood_there_comes_back_unless_it_was_edited_since_and_what_was_added_goes() {
     let settings = with(vault());
     let (mut after, _) = injected(&named(), &settings);
     let app = after["spec"]["containers"].as_array_mut().unwrap();
@@ -82,7 +82,7 @@ fn what_was_edited_since_stays_as_it_is() {
     let env = json!([{"name": "A", "value": "edited"}, {"name": "C", "value": "4"}, {"name": "LATE", "value": "5"}]);
     assert_eq!(container(&undone, "app")["env"], env);
     assert_eq!(undone["spec"]["hostname"], "h");
-    assert_eq!(undone["spec"].get("priorityClassName"), None, "it was not there");
+    assert_eq!(undone["spec"].get("priorityClassName"), None, "it was added, whatever it says by now");
     // What a template was the first to have.
     let all = json!({"a": {"metadata": {"labels": {"x": "1"}}, "spec": {"imagePullSecrets": [{"name": "s"}], "volumes": [{"name": "v"}]}}});
     let settings_of_all = InjectSettings { default_templates: vec!["a".into()], ..with(all) };
