@@ -86,16 +86,15 @@ pub async fn run<'v>(
 
 /// Looks for the route again; there may be none, which is for the end to say: filters to come may still refuse it, or change that.
 fn reroute<'v>(ctx: &mut RequestCtx<'_>, view: &'v RequestConfig) -> Result<Option<RouteRef<'v>>, Failure> {
-    let found = match route(ctx, view) {
-        Ok(found) => found,
-        Err(failure) if failure.kind == FailureKind::NoRoute => return Ok(None),
-        Err(failure) => return Err(failure),
-    };
-    duration::begin_anew(ctx, &found.route.config);
-    if ctx.record.route.is_some() {
-        ctx.record.route = Some(found.route.config.name.as_str().into());
+    let found = route(ctx, view);
+    let led = found.as_ref().ok().map(|found| found.route);
+    duration::begin_anew(ctx, led.map(|route| &route.config));
+    ctx.leads_to(led);
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(failure) if failure.kind == FailureKind::NoRoute => Ok(None),
+        Err(failure) => Err(failure),
     }
-    Ok(Some(found))
 }
 
 /// What a filter wants but to let pass; says whether routes are to be looked for again.

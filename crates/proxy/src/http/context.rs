@@ -8,6 +8,7 @@ use bytes::Bytes;
 use outrigger_model::grpc;
 use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
+use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::token::Proven;
 use outrigger_telemetry::trace::SpanRecord;
 use smallvec::SmallVec;
@@ -66,6 +67,8 @@ pub struct RequestCtx<'c> {
     /// When it must be over, whatever is on its way.
     pub ends: Option<Instant>,
     pub recording: Option<Recording>,
+    /// That was decided: it is drawn for once.
+    pub decided: bool,
     /// By its number in the table.
     pub route: Option<u32>,
     /// An attempt has had a span.
@@ -218,6 +221,7 @@ impl<'c> RequestCtx<'c> {
             now,
             clock: Clock::default(),
             recording: None,
+            decided: false,
             route: None,
             attempted: false,
             introduced: false,
@@ -253,6 +257,14 @@ impl<'c> RequestCtx<'c> {
     /// What was taken so.
     pub fn reserved(&self) -> usize {
         self.reserved
+    }
+
+    /// What takes it now, or nothing does: so it is logged and shown.
+    pub fn leads_to(&mut self, route: Option<&CompiledRoute>) {
+        self.route = route.map(|route| route.id);
+        let is_named = self.conn.worker.process.access_log.is_on() || self.recording.is_some();
+        let name = route.map(|route| route.config.name.as_str()).filter(|name| is_named && !name.is_empty());
+        self.record.route = name.map(Into::into);
     }
 
     /// As filters see it.

@@ -24,13 +24,15 @@ pub fn begin(ctx: &mut RequestCtx<'_>, route: &Route) {
     }
 }
 
-/// It is another route than before.
+/// It is another route than before, or none.
 #[cold]
-pub fn begin_anew(ctx: &mut RequestCtx<'_>, route: &Route) {
+pub fn begin_anew(ctx: &mut RequestCtx<'_>, route: Option<&Route>) {
     let config = &ctx.view.http.config;
     let ends = config.max_stream_duration.map(|longest| ctx.record.started + longest);
     (ctx.idle, ctx.ends) = (config.stream_idle_timeout, ends);
-    begin(ctx, route);
+    if let Some(route) = route {
+        begin(ctx, route);
+    }
 }
 
 #[cold]

@@ -59,7 +59,6 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
     let found = match chain::route(ctx, &view) {
         Ok(found) => {
             trace(ctx, found.route);
-            ctx.route = Some(found.route.id);
             duration::begin(ctx, &found.route.config);
             if ctx.upgrade != Upgrade::None {
                 chain::tunnel::came(ctx, &view)?;
@@ -69,7 +68,6 @@ async fn run(ctx: &mut RequestCtx<'_>) -> Result<(), Stop> {
         Err(failure) if failure.kind == FailureKind::NoRoute => Box::pin(unrouted(ctx, &view)).await?,
         Err(failure) => return Err(failure.into()),
     };
-    ctx.route = Some(found.route.id);
     if ctx.upgrade != Upgrade::None {
         chain::tunnel::passed(ctx, &view)?;
     }
@@ -114,18 +112,21 @@ async fn direct(
     reply(ctx, local, "direct_response").await
 }
 
-/// Decides on recording; opens the server span.
+/// Decides on recording; opens the server span, which is named after this route, wherever filters lead the request then.
 fn trace(ctx: &mut RequestCtx<'_>, route: &CompiledRoute) {
-    ctx.recording = trace::decide(&ctx.conn.worker.process, &ctx.view.http.config, &mut ctx.head);
-    let named = ctx.conn.worker.process.access_log.is_on() || ctx.recording.is_some();
-    if named && !route.config.name.is_empty() {
-        ctx.record.route = Some(route.config.name.as_str().into());
-    }
+    decide(ctx);
+    ctx.leads_to(Some(route));
     let info = &ctx.conn.info;
     if let Some(recording) = ctx.recording.filter(|_| info.direction == Direction::Inbound) {
         let local = ctx.conn.worker.metrics.local();
         ctx.record.span = Some(recording.server(&mut ctx.head, &route.config.name, info, local));
     }
+}
+
+/// Whether it is recorded.
+fn decide(ctx: &mut RequestCtx<'_>) {
+    ctx.recording = trace::decide(&ctx.conn.worker.process, &ctx.view.http.config, &mut ctx.head);
+    ctx.decided = true;
 }
 
 /// Forwards the request to one of the route's clusters and its response to the client.
@@ -243,9 +244,9 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
         inbound: ctx.conn.info.direction == Direction::Inbound,
     };
     let local = respond::local(failure, &audience);
-    if ctx.route.is_none() {
-        // It was not decided yet: a span has the name of its route.
-        ctx.recording = trace::decide(&conn.worker.process, &ctx.view.http.config, &mut ctx.head);
+    if !ctx.decided {
+        // A span has the name of its route, and none was found.
+        decide(ctx);
     }
     let details = std::mem::take(&mut ctx.record.details);
     // The client may be gone by now; the failure is recorded either way.

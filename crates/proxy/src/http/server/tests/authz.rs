@@ -9,10 +9,12 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::Origin;
-use outrigger_model::route::{HeaderMatch, PathMatch};
+use outrigger_model::route::{Fault, FaultDelay, HeaderMatch, PathMatch, StreamLimits};
 
 use super::h2::client as h2_client;
 use super::rig::*;
+use super::telemetry::{log, next};
+use crate::access_log::Format;
 use crate::protocol::HttpVersion::{Http1, Http2};
 
 /// A service that permits everything, and returns in `x-said` what body it has seen.
@@ -315,6 +317,37 @@ async fn a_route_that_only_the_answer_leads_to_is_found() {
             let answer = answer(&mut client).await;
             assert!(answer.starts_with(answered), "{answer}");
         }
+    })
+    .await;
+}
+
+/// Neither does its time count any more, nor is it what took the request.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_answer_leads_away_from_its_route_has_none() {
+    run(async {
+        // The service puts another `x-said` in the place of the client's, which the route asks for.
+        let mut setup = guards(app().await, service().await, |authz| authz.clear_route_cache = true);
+        let (sink, lines) = log(Format::Json);
+        setup.log = Some(sink);
+        let value = StringMatch::exact("mine");
+        setup.route.matches.headers = vec![HeaderMatch { name: "x-said".into(), value, invert: false }];
+        let max_duration = Some(Duration::from_secs(1));
+        setup.forward().limits = StreamLimits { max_duration, ..StreamLimits::default() }.if_any();
+        let delay = Some(FaultDelay { duration: Duration::from_secs(2), percentage: 100.0 });
+        setup.http.filters.push(HttpFilter::Fault(Fault { delay, abort: None }));
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nX-Said: mine\r\nContent-Length: 3\r\n\r\nabc").await;
+        let answer = answer(&mut client).await;
+        assert!(answer.starts_with("404 "), "{answer}");
+        let line: serde_json::Value = serde_json::from_str(&next(&lines)).unwrap();
+        assert_eq!(
+            (&line["response_flags"], &line["route_name"]),
+            (&"NR,DI".into(), &serde_json::Value::Null),
+            "{line}"
+        );
+        let ended = rig.worker.process.recent.show(None, 2);
+        assert!(matches!(&ended[..], [ended] if ended.route.is_none()), "{ended:?}");
     })
     .await;
 }

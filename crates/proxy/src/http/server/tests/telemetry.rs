@@ -28,12 +28,12 @@ impl Write for Pipe {
     }
 }
 
-fn log(format: Format) -> (Sink, Receiver<String>) {
+pub(super) fn log(format: Format) -> (Sink, Receiver<String>) {
     let (sender, lines) = channel();
     (Sink::writer(Box::new(Pipe(sender)), format).unwrap(), lines)
 }
 
-fn next(lines: &Receiver<String>) -> String {
+pub(super) fn next(lines: &Receiver<String>) -> String {
     lines.recv_timeout(Duration::from_secs(20)).expect("no line was logged")
 }
 
