@@ -9,6 +9,7 @@
 //! scraper ─▶ our page ─▶ application: at most so long, so many bytes ─▶ its page line by line ─▶ both
 //! ```
 
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::app_health::{driven, localhost, to_application};
-use merge::merged;
+use merge::{Reader, merged};
 
 mod merge;
 
@@ -96,7 +97,7 @@ pub struct Application {
     section: Section,
     /// Whether nobody of ours listens at an address.
     is_free: Box<dyn Fn(SocketAddr) -> bool + Send + Sync>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     held: Arc<Semaphore>,
     scrapes: Arc<Vector<SharedCounter, 1>>,
 }
@@ -106,6 +107,14 @@ struct Answer {
     format: Format,
     content_type: HeaderValue,
     text: Bytes,
+}
+
+/// What of it may stand behind ours, and its part of what may be held.
+struct Theirs {
+    format: Format,
+    content_type: HeaderValue,
+    lines: Vec<u8>,
+    place: OwnedSemaphorePermit,
 }
 
 /// Why there is none.
@@ -162,20 +171,14 @@ impl Application {
     ) -> Arc<Self> {
         let help = "Scrapes of the application's metrics in a scraper's place, by what came of them.";
         let scrapes = registry.counters("outrigger_app_metrics_scrapes_total", help, ["outcome"]);
-        let (turns, held) = (Semaphore::new(AT_ONCE), Arc::new(Semaphore::new(MOST_HELD)));
+        let [turns, held] = [AT_ONCE, MOST_HELD].map(|permits| Arc::new(Semaphore::new(permits)));
         Arc::new(Self { section, is_free: Box::new(is_free), turns, held, scrapes })
     }
 
     async fn page(&self, registry: &Registry, asked: &HeaderMap) -> AdminResponse {
         let patience = patience(asked);
-        let answer = timeout(patience, self.ask(takes_open_metrics(asked), patience)).await;
-        let answer = answer.unwrap_or(Err(Missing::Late(patience)));
-        let page = registry.page();
-        let (page, theirs) = match answer {
-            Ok(answer) => self.judged(page, answer).await,
-            Err(missing) => (page, Err(missing)),
-        };
-        let theirs = theirs.and_then(|(answer, text)| Ok((answer, self.hold(&text)?, text)));
+        let theirs = timeout(patience, self.theirs(registry, asked, patience)).await;
+        let theirs = theirs.unwrap_or(Err(Missing::Late(patience)));
         let outcome = theirs.as_ref().map_or_else(Missing::outcome, |_| "merged");
         self.scrapes.with([outcome]).inc();
         if let Err(missing) = &theirs
@@ -187,7 +190,32 @@ impl Application {
                 "the application's metrics (port {port}, {path}) are left out: {missing}"
             );
         }
-        written(page, theirs.ok())
+        match theirs {
+            Ok((page, theirs)) => written(page, Some(theirs)),
+            Err(_) => written(registry.page(), None),
+        }
+    }
+
+    /// Our page, and the application's lines as they may stand behind it. What is judged has its turn and its room as long as it lasts,
+    /// whoever still waits for it.
+    async fn theirs(
+        &self,
+        registry: &Registry,
+        asked: &HeaderMap,
+        patience: Duration,
+    ) -> Result<(Page, Theirs), Missing> {
+        // Never closed; and who has none goes on without.
+        let turn = self.turns.clone().acquire_owned().await;
+        let Answer { format, content_type, text } = self.ask(takes_open_metrics(asked), patience).await?;
+        let place = self.hold(&text)?;
+        let (page, reader) = (registry.page(), Reader { format, any_names: takes_any_names(asked) });
+        // The control runtime has one thread, and a long page takes a while.
+        let judged = tokio::task::spawn_blocking(move || -> Result<_, Missing> {
+            let _turn = turn;
+            let lines = merged(&text, reader, |name| page.holds(name)).map_err(Missing::Unreadable)?;
+            Ok((page, Theirs { format, content_type, lines, place }))
+        });
+        judged.await.unwrap_or_else(|error| Err(Missing::Unreadable(error.to_string())))
     }
 
     /// Who takes pages slowly keeps their bytes from others.
@@ -196,27 +224,7 @@ impl Application {
         self.held.clone().try_acquire_many_owned(size).map_err(|_| Missing::Busy)
     }
 
-    /// The application's lines, as they may stand behind ours.
-    async fn judged(&self, page: Page, answer: Answer) -> (Page, Result<(Answer, Vec<u8>), Missing>) {
-        // The control runtime has one thread, and a long page takes a while.
-        let judged = tokio::task::spawn_blocking(move || {
-            let lines = merged(&answer.text, answer.format, |name| page.holds(name));
-            (
-                page,
-                lines
-                    .map(|lines| (Answer { text: Bytes::new(), ..answer }, lines))
-                    .map_err(Missing::Unreadable),
-            )
-        });
-        match judged.await {
-            Ok(judged) => judged,
-            Err(error) => (Page::new(), Err(Missing::Unreadable(error.to_string()))),
-        }
-    }
-
     async fn ask(&self, open_metrics: bool, patience: Duration) -> Result<Answer, Missing> {
-        // Never closed; and who has none goes on without.
-        let _turn = self.turns.acquire().await;
         let Section { port, address, path, tls } = &self.section;
         let (address, tcp) = self.connect(SocketAddr::new(*address, *port)).await?;
         let accept = match open_metrics {
@@ -244,8 +252,9 @@ impl Application {
             true => localhost(),
             false => std::net::Ipv6Addr::LOCALHOST.into(),
         };
+        let other = (address.ip() != loopback).then(|| SocketAddr::new(loopback, address.port()));
         let mut refused = None;
-        for address in [address, SocketAddr::new(loopback, address.port())] {
+        for address in iter::once(address).chain(other) {
             if !(self.is_free)(address) {
                 return Err(Missing::Ours);
             }
@@ -259,19 +268,19 @@ impl Application {
 }
 
 /// Ours first: a page of OpenMetrics ends where the application's does.
-fn written(mut page: Page, theirs: Option<(Answer, OwnedSemaphorePermit, Vec<u8>)>) -> AdminResponse {
+fn written(mut page: Page, theirs: Option<Theirs>) -> AdminResponse {
     page.gauge("outrigger_app_metrics_up", "1 if this page has the application's metrics, too.")
         .sample((), theirs.is_some());
-    let Some((answer, place, text)) = theirs else {
+    let Some(Theirs { format, content_type, lines, place }) = theirs else {
         return AdminResponse::new(StatusCode::OK, page::CONTENT_TYPE, page.finish());
     };
-    let mut whole = page.finish_as(answer.format).into_bytes();
-    whole.extend_from_slice(&text);
+    let mut whole = page.finish_as(format).into_bytes();
+    whole.extend_from_slice(&lines);
     let held = Bytes::from_owner(Held { whole, _place: place });
     let response = AdminResponse::new(StatusCode::OK, page::CONTENT_TYPE, held);
-    match answer.format {
+    match format {
         Format::Text => response,
-        Format::OpenMetrics => response.with_header(header::CONTENT_TYPE, answer.content_type),
+        Format::OpenMetrics => response.with_header(header::CONTENT_TYPE, content_type),
     }
 }
 
@@ -329,13 +338,23 @@ fn format(headers: &HeaderMap) -> Result<(Format, HeaderValue), Missing> {
 
 /// Whether a scraper reads OpenMetrics.
 fn takes_open_metrics(asked: &HeaderMap) -> bool {
-    let all = asked.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-    all.flat_map(|value| value.split(',')).any(|range| {
+    accepted(asked).any(|range| {
         let mut words = range.split(';').map(str::trim);
         let weight = |word: &str| word.strip_prefix("q=").map(|weight| weight.parse() != Ok(0.0));
         words.next().is_some_and(|media| media.eq_ignore_ascii_case(OPEN_METRICS))
             && words.find_map(weight) != Some(false)
     })
+}
+
+/// Whether it reads names that are not of Prometheus's letters.
+fn takes_any_names(asked: &HeaderMap) -> bool {
+    accepted(asked)
+        .any(|range| range.split(';').any(|word| word.trim().eq_ignore_ascii_case("escaping=allow-utf-8")))
+}
+
+fn accepted(asked: &HeaderMap) -> impl Iterator<Item = &str> {
+    let all = asked.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|value| value.split(','))
 }
 
 /// Some of what the scraper has is for our own page and the way to it.

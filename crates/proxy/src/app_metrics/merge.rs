@@ -1,29 +1,45 @@
 //! The application's page line by line. One line that a scraper cannot read would cost it the whole page, ours too, so all must be readable;
 //! and a family that is ours stays ours.
+//!
+//! What Prometheus reads is less than both formats' specifications say, and of OpenMetrics not a blank more: that is what holds here.
 
 use outrigger_telemetry::metrics::Format;
+use smallvec::SmallVec;
 
 /// Of a line that is shown in an error.
 const SHOWN: usize = 80;
 
-/// Types of both formats.
-const TYPES: [&str; 9] =
-    ["counter", "gauge", "histogram", "summary", "untyped", "unknown", "info", "stateset", "gaugehistogram"];
+const OF_TEXT: [&str; 5] = ["counter", "gauge", "histogram", "summary", "untyped"];
+
+const OF_OPEN_METRICS: [&str; 8] =
+    ["counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset", "unknown"];
+
+/// Of the text format, between words.
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// What who scrapes can read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader {
+    pub format: Format,
+    /// Names of any letters too, which stand between quotes.
+    pub any_names: bool,
+}
 
 /// The lines that may stand behind ours.
 ///
 /// # Errors
 /// What cannot be read, and where.
-pub(super) fn merged(text: &[u8], format: Format, is_ours: impl Fn(&str) -> bool) -> Result<Vec<u8>, String> {
+pub(super) fn merged(text: &[u8], reader: Reader, is_ours: impl Fn(&str) -> bool) -> Result<Vec<u8>, String> {
     let text = std::str::from_utf8(text).map_err(|error| format!("it is not UTF-8: {error}"))?;
+    let is_open = reader.format == Format::OpenMetrics;
     let mut kept = Vec::with_capacity(text.len() + 1);
-    let mut is_whole = format == Format::Text;
+    let mut is_whole = !is_open;
     for (number, line) in text.split_terminator('\n').enumerate() {
-        if format == Format::OpenMetrics && line == "# EOF" {
+        if is_open && line == "# EOF" {
             is_whole = true;
             break;
         }
-        let name = match read(line, format) {
+        let name = match reader.line(line) {
             Some(Line::Nothing) => continue,
             Some(Line::Of(name)) => name,
             None => {
@@ -32,8 +48,8 @@ pub(super) fn merged(text: &[u8], format: Format, is_ours: impl Fn(&str) -> bool
             }
         };
         // In OpenMetrics a family of counters is called without the end of its samples' names.
-        let is_ours = is_ours(name)
-            || (format == Format::OpenMetrics && line.starts_with('#') && is_ours(&format!("{name}_total")));
+        let is_ours =
+            is_ours(name) || (is_open && line.starts_with('#') && is_ours(&format!("{name}_total")));
         if !is_ours {
             kept.extend_from_slice(line.as_bytes());
             kept.push(b'\n');
@@ -42,185 +58,192 @@ pub(super) fn merged(text: &[u8], format: Format, is_ours: impl Fn(&str) -> bool
     if !is_whole {
         return Err("it does not end in # EOF".into());
     }
-    if format == Format::OpenMetrics {
+    if is_open {
         kept.extend_from_slice(b"# EOF\n");
     }
     Ok(kept)
 }
 
 enum Line<'t> {
-    /// Empty, or a remark.
+    /// Empty, or a remark: it is left out, for not everybody reads it.
     Nothing,
     /// About the family or the sample of this name.
     Of(&'t str),
 }
 
-/// `None`: a scraper would not know what to do with it.
-fn read(line: &str, format: Format) -> Option<Line<'_>> {
-    if line.trim_ascii().is_empty() {
-        return Some(Line::Nothing);
-    }
-    let Some(remark) = line.strip_prefix('#') else { return sample(line, format).map(Line::Of) };
-    let remark = remark.trim_ascii_start();
-    let word = ["HELP", "TYPE", "UNIT"].into_iter().find_map(|word| {
-        let rest = remark.strip_prefix(word)?;
-        rest.starts_with([' ', '\t']).then(|| (word, rest.trim_ascii_start()))
-    });
-    let Some((word, rest)) = word else { return Some(Line::Nothing) };
-    let (name, rest) = named(rest)?;
-    match word {
-        "TYPE" => TYPES.contains(&rest.trim_ascii()).then_some(Line::Of(name)),
-        _ => (rest.is_empty() || rest.starts_with([' ', '\t'])).then_some(Line::Of(name)),
-    }
-}
-
-/// `name{labels} value time`, and in OpenMetrics an exemplar behind it.
-fn sample(line: &str, format: Format) -> Option<&str> {
-    let (name, rest) = match line.strip_prefix('{') {
-        // Names of any letters stand between the braces.
-        Some(inner) => (named(inner.trim_ascii_start())?.0, line),
-        None => named(line)?,
-    };
-    let rest = labels(rest.trim_ascii_start())?;
-    let (rest, exemplar) = match rest.split_once('#') {
-        Some((rest, exemplar)) => (rest, Some(exemplar)),
-        None => (rest, None),
-    };
-    numbers(rest, format)?;
-    match exemplar {
-        None => Some(name),
-        Some(exemplar) if format == Format::OpenMetrics => {
-            let exemplar = exemplar.trim_ascii_start();
-            numbers(labels(exemplar.starts_with('{').then_some(exemplar)?)?, format).map(|()| name)
+/// Each gives back what is behind it; `None`: a scraper would not know what to do with it.
+impl Reader {
+    fn line(self, line: &str) -> Option<Line<'_>> {
+        // To some it is the end of the page.
+        if line.contains('\0') {
+            return None;
         }
-        Some(_) => None,
-    }
-}
-
-/// A value, and perhaps a time.
-fn numbers(text: &str, format: Format) -> Option<()> {
-    let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
-    words.next()?.parse::<f64>().ok()?;
-    if let Some(time) = words.next() {
-        match format {
-            Format::Text => drop(time.parse::<i64>().ok()?),
-            Format::OpenMetrics => drop(time.parse::<f64>().ok()?),
+        if line.trim_ascii().is_empty() {
+            return Some(Line::Nothing);
+        }
+        match line.strip_prefix('#') {
+            None => self.sample(line).map(Line::Of),
+            Some(remark) => self.remark(remark),
         }
     }
-    words.next().is_none().then_some(())
+
+    fn remark(self, remark: &str) -> Option<Line<'_>> {
+        let words: &[&str] = match self.format {
+            Format::Text => &["HELP", "TYPE"],
+            Format::OpenMetrics => &["HELP", "TYPE", "UNIT"],
+        };
+        let said = self.blank(remark).and_then(|remark| {
+            words.iter().find_map(|word| Some((*word, self.blank(remark.strip_prefix(*word)?)?)))
+        });
+        let Some((word, rest)) = said else { return Some(Line::Nothing) };
+        let (name, rest) = self.name(rest)?;
+        // Behind one blank all counts, blanks too.
+        let text = rest.strip_prefix(' ').or_else(|| rest.strip_prefix('\t').filter(|_| self.is_text()));
+        let is_read = match word {
+            "TYPE" => text.is_some_and(|kind| self.types().contains(&kind)),
+            "UNIT" => text.is_some_and(|unit| {
+                unit.is_empty() || name.strip_suffix(unit).is_some_and(|name| name.ends_with('_'))
+            }),
+            _ => text.is_some() || (rest.is_empty() && self.is_text()),
+        };
+        is_read.then_some(Line::Of(name))
+    }
+
+    /// `name{labels} value time`, and in OpenMetrics an exemplar behind it.
+    fn sample(self, line: &str) -> Option<&str> {
+        let (name, rest) = match line.starts_with('{') {
+            true => (None, line),
+            false => plain(line, true).map(|(name, rest)| (Some(name), rest))?,
+        };
+        let rest = self.blanks(rest);
+        let (name, rest) = match rest.strip_prefix('{') {
+            Some(labels) => self.labels(labels, name)?,
+            None => (name, rest),
+        };
+        let name = name?;
+        let rest = self.numbers(rest)?;
+        match rest.strip_prefix(" # {").filter(|_| !self.is_text()) {
+            None => self.blanks(rest).is_empty().then_some(name),
+            // Of others some have none, and refuse the page.
+            Some(exemplar) if name.ends_with("_total") || name.ends_with("_bucket") => {
+                let (_, rest) = self.labels(exemplar, Some(name))?;
+                self.numbers(rest)?.is_empty().then_some(name)
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// What stands between braces: labels, and the name of the metric if it is not `known` yet.
+    fn labels<'t>(self, text: &'t str, known: Option<&'t str>) -> Option<(Option<&'t str>, &'t str)> {
+        let (mut name, mut rest) = (known, self.blanks(text));
+        let mut labels: SmallVec<[&str; 16]> = SmallVec::new();
+        while !rest.starts_with('}') {
+            let is_quoted = rest.starts_with('"');
+            let (label, behind) = if is_quoted { self.name(rest)? } else { plain(rest, false)? };
+            rest = self.blanks(behind);
+            match rest.strip_prefix('=') {
+                Some(value) => {
+                    labels.push(label);
+                    rest = self.blanks(quoted(self.blanks(value))?.1);
+                }
+                None if is_quoted && name.is_none() => name = Some(label),
+                None => return None,
+            }
+            rest = match rest.strip_prefix(',').map(|more| self.blanks(more)) {
+                Some(more) if self.is_text() || !more.starts_with('}') => more,
+                _ => rest.starts_with('}').then_some(rest)?,
+            };
+        }
+        // One that is there twice costs the page as well, and the name is a label to Prometheus.
+        labels.sort_unstable();
+        let is_twice = labels.windows(2).any(|two| two[0] == two[1]) || labels.contains(&"__name__");
+        (!is_twice).then(|| (name, &rest[1..]))
+    }
+
+    /// A value, and perhaps a time.
+    fn numbers(self, text: &str) -> Option<&str> {
+        let (value, rest) = self.word(text)?;
+        number(value)?;
+        match self.word(rest).filter(|(word, _)| !word.starts_with('#')) {
+            Some((time, rest)) => self.is_time(time).then_some(rest),
+            None => Some(rest),
+        }
+    }
+
+    fn is_time(self, word: &str) -> bool {
+        match self.format {
+            Format::Text => word.bytes().all(|byte| byte.is_ascii_digit()) && word.parse::<i64>().is_ok(),
+            Format::OpenMetrics => number(word).is_some_and(f64::is_finite),
+        }
+    }
+
+    fn word(self, text: &str) -> Option<(&str, &str)> {
+        let text = if self.is_text() { self.blanks(text) } else { text.strip_prefix(' ')? };
+        let end = text.find(BLANKS).unwrap_or(text.len());
+        (end > 0).then(|| text.split_at(end))
+    }
+
+    /// The name of a metric.
+    fn name(self, text: &str) -> Option<(&str, &str)> {
+        if !text.starts_with('"') {
+            return plain(text, true);
+        }
+        // Without a backslash there is one way to write it.
+        quoted(text).filter(|(name, _)| self.any_names && !name.is_empty() && !name.contains('\\'))
+    }
+
+    /// Where there must be one: in OpenMetrics one alone.
+    fn blank(self, text: &str) -> Option<&str> {
+        match self.format {
+            Format::Text => text.starts_with(BLANKS).then(|| self.blanks(text)),
+            Format::OpenMetrics => text.strip_prefix(' '),
+        }
+    }
+
+    /// Where there may be some: in OpenMetrics none.
+    fn blanks(self, text: &str) -> &str {
+        if self.is_text() { text.trim_start_matches(BLANKS) } else { text }
+    }
+
+    fn types(self) -> &'static [&'static str] {
+        if self.is_text() { &OF_TEXT } else { &OF_OPEN_METRICS }
+    }
+
+    fn is_text(self) -> bool {
+        self.format == Format::Text
+    }
 }
 
-/// A name, and what is behind it.
-fn named(text: &str) -> Option<(&str, &str)> {
-    if let Some(quoted) = text.strip_prefix('"') {
-        let end = quote_end(quoted)?;
-        return Some((&quoted[..end], &quoted[end + 1..]));
-    }
-    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+/// As Go reads one: no sign before NaN, and none that is too large.
+fn number(text: &str) -> Option<f64> {
+    let number: f64 = text.parse().ok()?;
+    let is_read = if number.is_nan() {
+        !text.starts_with(['+', '-'])
+    } else {
+        number.is_finite() || text.contains(['i', 'I'])
+    };
+    is_read.then_some(number)
+}
+
+/// A name without quotes; that of a metric may have colons.
+fn plain(text: &str, is_of_metric: bool) -> Option<(&str, &str)> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || (is_of_metric && c == ':');
     let end = text.find(|c| !is_part(c)).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
     name.starts_with(|c: char| !c.is_ascii_digit()).then_some((name, rest))
 }
 
-/// What is behind the labels, if there are any.
-fn labels(text: &str) -> Option<&str> {
-    let Some(mut rest) = text.strip_prefix('{') else { return Some(text) };
-    loop {
-        rest = rest.trim_ascii_start();
-        if let Some(behind) = rest.strip_prefix('}') {
-            return Some(behind);
-        }
-        let is_quoted = rest.starts_with('"');
-        let (_, behind) = named(rest)?;
-        rest = behind.trim_ascii_start();
-        if let Some(value) = rest.strip_prefix('=') {
-            let value = value.trim_ascii_start().strip_prefix('"')?;
-            rest = value[quote_end(value)? + 1..].trim_ascii_start();
-        } else if !is_quoted {
-            return None;
-        }
-        rest = match rest.strip_prefix(',') {
-            Some(more) => more,
-            None => rest.starts_with('}').then_some(rest)?,
-        };
-    }
-}
-
-/// Where the quote ends that has begun before.
-fn quote_end(text: &str) -> Option<usize> {
+/// What stands between quotes.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('"')?;
     let mut escaped = false;
-    text.bytes().position(|byte| {
+    let end = text.bytes().position(|byte| {
         let ends = byte == b'"' && !escaped;
         escaped = byte == b'\\' && !escaped;
         ends
-    })
+    })?;
+    Some((&text[..end], &text[end + 1..]))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(text: &str, format: Format) -> Result<String, String> {
-        let all = merged(text.as_bytes(), format, |name| matches!(name, "ours_total" | "took_bucket"));
-        all.map(|all| String::from_utf8(all).unwrap())
-    }
-
-    #[test]
-    fn what_a_scraper_reads_is_kept_as_it_is() {
-        let text = "# HELP a Of \"a\" \\n.\n# TYPE a counter\na 1\na{b=\"c\"} 2 1700000000000\n\
-                    a{b=\"}\\\"{ x\",c=\"\",} NaN\na{ b = \"c\" , d = \"e\" }\t+Inf\n# a remark\nx:y_z -1.5e-7\n{\"a.b\",c=\"d\"} 1";
-        let kept = format!("{}\n", text.replace("# a remark\n", ""));
-        assert_eq!(lines(text, Format::Text).unwrap(), kept);
-        assert_eq!(lines("", Format::Text).unwrap(), "");
-        let open = "# TYPE a counter\n# UNIT a seconds\na_total 1 17.5 # {trace_id=\"#1\"} 0.5 17.5\n# EOF\n";
-        assert_eq!(lines(open, Format::OpenMetrics).unwrap(), open);
-        assert_eq!(lines("\na 1\n# EOF", Format::OpenMetrics).unwrap(), "a 1\n# EOF\n");
-    }
-
-    #[test]
-    fn one_line_that_cannot_be_read_is_named() {
-        for line in [
-            "<html>",
-            "a",
-            "a one",
-            "a 1 2 3",
-            "a 1 2.5",
-            "a{b} 1",
-            "a{b=\"c\"} 1 x",
-            "a{b=\"c} 1",
-            "a{b=c} 1",
-            "a{b=\"c\"d=\"e\"} 1",
-            "1a 2",
-            "a 1\r",
-            "# TYPE a number",
-            "# TYPE a",
-            "# HELP 1 x",
-            "a 1 # {b=\"c\"} 1",
-        ] {
-            let error = lines(&format!("ok 1\n{line}\n"), Format::Text).unwrap_err();
-            assert!(error.starts_with("line 2 is "), "{line}: {error}");
-        }
-        for exemplar in ["# 1", "# {b=\"c\"}", "# {b=c} 1"] {
-            assert!(
-                lines(&format!("a_total 1 {exemplar}\n# EOF\n"), Format::OpenMetrics).is_err(),
-                "{exemplar}"
-            );
-        }
-        assert!(lines("a 1\n", Format::OpenMetrics).unwrap_err().contains("# EOF"), "it was cut off");
-        assert!(merged(b"a \xff", Format::Text, |_| false).unwrap_err().contains("UTF-8"));
-        let long = lines(&"\u{fc}".repeat(1000), Format::Text).unwrap_err();
-        assert!(long.chars().count() < 2 * SHOWN, "{long}");
-    }
-
-    #[test]
-    fn what_is_ours_is_not_the_application_s_to_say() {
-        let text =
-            "# TYPE ours_total counter\nours_total{a=\"b\"} 1\ntook_bucket{le=\"1\"} 1\nourss_total 2\n";
-        assert_eq!(lines(text, Format::Text).unwrap(), "ourss_total 2\n");
-        let open = "# TYPE ours counter\nours_total 1\n# TYPE theirs counter\ntheirs_total 1\n# EOF\nmore\n";
-        assert_eq!(
-            lines(open, Format::OpenMetrics).unwrap(),
-            "# TYPE theirs counter\ntheirs_total 1\n# EOF\n"
-        );
-    }
-}
+mod tests;

@@ -99,6 +99,8 @@ async fn open_metrics_are_asked_for_where_the_scraper_reads_them_and_end_once() 
         assert_eq!(takes_open_metrics(&asking(&[("accept", accept)])), takes, "{accept}");
     }
     assert!(!takes_open_metrics(&asking(&[("accept", "application/openmetrics-text;q=0")])));
+    let newer = asking(&[("accept", "text/plain;version=1.0.0; escaping=allow-utf-8;q=0.5")]);
+    assert!(takes_any_names(&newer) && !takes_any_names(&asking(&[("accept", reads)])));
 }
 
 #[tokio::test]
@@ -152,6 +154,7 @@ async fn who_does_not_take_his_page_has_a_bound_of_bytes_and_our_own_addresses_a
     assert!(registry.render().contains("outcome=\"busy\"} 1\n"));
     drop((slow, others));
     assert_eq!(application.held.available_permits(), MOST_HELD);
+    assert_eq!(application.turns.available_permits(), AT_ONCE);
 
     let asked = app.heard.lock().unwrap().len();
     let ours = app.address;
@@ -164,6 +167,52 @@ async fn who_does_not_take_his_page_has_a_bound_of_bytes_and_our_own_addresses_a
     let (_, text) =
         scrape(&Application::new(section, &registry, |_| true), &registry, &HeaderMap::new()).await;
     assert!(text.ends_with("\na 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn the_loopback_address_is_dialled_once() {
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (registry, asked) = (registry(), Arc::new(Mutex::new(Vec::new())));
+    let dialled = asked.clone();
+    let section = Section { port: address.port(), address: address.ip(), path: path(), tls: false };
+    let application = Application::new(section, &registry, move |address| {
+        dialled.lock().unwrap().push(address);
+        true
+    });
+    scrape(&application, &registry, &HeaderMap::new()).await;
+    assert!(registry.render().contains("outcome=\"unreachable\"} 1\n"));
+    assert_eq!(*asked.lock().unwrap(), [address]);
+}
+
+/// One that is judged has its turn and its room for as long, and the scraper does not wait for it.
+#[test]
+fn what_is_judged_late_is_held_all_the_while() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (busy, waits) = std::sync::mpsc::channel::<()>();
+        let before = tokio::task::spawn_blocking(move || waits.recv());
+        let (app, registry) = (App::saying("text/plain", "a 1\n").await, registry());
+        let application = app.application(&registry);
+        let (asked, ours) = (application.clone(), registry.clone());
+        let scraped = tokio::spawn(async move { scrape(&asked, &ours, &HeaderMap::new()).await });
+        while application.held.available_permits() == MOST_HELD {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(2 * PATIENCE).await;
+        let (_, text) = scraped.await.unwrap();
+        assert!(text.ends_with("outrigger_app_metrics_up 0\n"), "{text}");
+        assert!(registry.render().contains("outcome=\"late\"} 1\n"));
+        let left = (application.held.available_permits(), application.turns.available_permits());
+        assert_eq!(left, (MOST_HELD - 4, AT_ONCE - 1));
+        drop(busy);
+        assert!(before.await.unwrap().is_err());
+        let all = async {
+            drop(application.turns.acquire_many(AT_ONCE as u32).await);
+            drop(application.held.acquire_many(MOST_HELD as u32).await);
+        };
+        timeout(PATIENCE, all).await.expect("they are kept for ever");
+    });
 }
 
 #[test]
