@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::app_health;
 use crate::app_metrics::{self, Application};
 use crate::config_feed::FeedStatus;
-use crate::config_feed::state::Subscription;
+use crate::config_feed::state::{FeedState, Subscription};
 use crate::process::Process;
 use crate::recent::Page;
 use crate::registration::Registrar;
@@ -40,6 +40,8 @@ pub struct Pages {
     pub process: Arc<Process>,
     /// The configuration feed.
     pub feed: Arc<Mutex<FeedStatus>>,
+    /// What it has, and asks for.
+    pub state: Arc<Mutex<FeedState>>,
     /// Names that clusters consist of.
     pub names: Board,
     /// The renewal loop.
@@ -140,9 +142,10 @@ fn requests(process: Arc<Process>) -> Row {
 
 fn config_dump(pages: &Pages) -> Value {
     let feed = pages.feed.lock().clone();
+    let all = pages.state.lock().standing(None);
     let snapshot = pages.process.snapshot.load();
     let mut versions: BTreeMap<ResourceKind, BTreeMap<String, String>> = BTreeMap::new();
-    for one in &feed.subscriptions {
+    for one in &all {
         if let Some((version, _)) = &one.serving {
             versions.entry(one.key.0).or_default().insert(one.key.1.clone(), version.clone());
         }
@@ -169,7 +172,7 @@ fn config_dump(pages: &Pages) -> Value {
         "fromDiskSince": feed.from_disk.map(seconds_since),
         "refused": feed.refused,
         "versions": versions,
-        "subscriptions": subscriptions(&feed),
+        "subscriptions": subscriptions(&feed, &all),
         "destinations": destinations,
         "hosts": hosts,
         "listeners": listeners,
@@ -178,9 +181,9 @@ fn config_dump(pages: &Pages) -> Value {
 }
 
 /// By type: when it was last heard of, and how far each name of it is.
-fn subscriptions(feed: &FeedStatus) -> BTreeMap<String, Value> {
+fn subscriptions(feed: &FeedStatus, all: &[Subscription]) -> BTreeMap<String, Value> {
     let mut types: BTreeMap<ResourceKind, BTreeMap<&str, Value>> = BTreeMap::new();
-    for one in &feed.subscriptions {
+    for one in all {
         types.entry(one.key.0).or_default().insert(&one.key.1, standing(one));
     }
     let heard = |kind: ResourceKind| feed.heard.get(&kind).map(|at| at.elapsed().as_secs());
@@ -205,10 +208,9 @@ fn seconds_since(time: std::time::SystemTime) -> u64 {
 
 fn clusters(pages: &Pages) -> Value {
     let snapshot = pages.process.snapshot.load();
-    let feed = pages.feed.lock().clone();
-    let sets = feed.subscriptions.iter().filter(|one| one.key.0 == ResourceKind::Endpoints);
-    let sets: HashMap<&str, &Subscription> = sets.map(|one| (one.key.1.as_str(), one)).collect();
-    let unconfirmed = feed.unconfirmed().map(|time| time.as_secs());
+    let unconfirmed = pages.feed.lock().unconfirmed().map(|time| time.as_secs());
+    let sets = pages.state.lock().standing(Some(ResourceKind::Endpoints));
+    let sets: HashMap<&str, &Subscription> = sets.iter().map(|one| (one.key.1.as_str(), one)).collect();
     let one = |cluster: &Arc<ClusterHandle>| {
         let mut shown = describe(cluster, &pages.names);
         let name = cluster.config.endpoints_name();

@@ -172,8 +172,7 @@ fn assemble(
     let (feed, status) = feed(bootstrap, joined, &process, demands, resolver, (client, events));
     let seen = names.clone();
     registry.register_fn(move |page| seen.write(page));
-    let gauges = status.clone();
-    registry.register_fn(move |page| config_feed::metrics::write(&gauges.lock(), page));
+    config_feed::metrics::register(&registry, &feed);
     let readiness = readiness(joined, &status);
     expect_interception(bootstrap, &process.token, &readiness);
     let drain = process.drain.clone();
@@ -184,6 +183,7 @@ fn assemble(
     let pages = Pages {
         process,
         feed: status,
+        state: feed.state.clone(),
         names,
         renewal,
         readiness,
@@ -386,12 +386,11 @@ fn feed(
         events,
         demands,
         resolver,
-        state,
+        state: Arc::new(Mutex::new(state)),
         publisher,
         bounds,
         file,
         status: kept,
-        heard: false,
     };
     (feed, status)
 }

@@ -19,7 +19,7 @@ use crate::resolve::Resolver;
 pub mod metrics;
 pub mod state;
 
-use state::{Bounds, FeedState, ResourceKey, Step, Subscription, is_of_tls};
+use state::{Bounds, FeedState, ResourceKey, Step, is_of_tls};
 
 /// Takes what is in force.
 pub trait Publish: Send + 'static {
@@ -63,8 +63,6 @@ pub struct FeedStatus {
     pub hosts: usize,
     /// Destinations and names that were given up because nobody used them.
     pub forgotten: u64,
-    /// What is asked for, and how far it is.
-    pub subscriptions: Vec<Subscription>,
     /// When the control plane last said something of a type.
     pub heard: BTreeMap<ResourceKind, Instant>,
 }
@@ -95,8 +93,8 @@ pub struct ConfigFeed<P> {
     pub demands: mpsc::Receiver<ResourceKey>,
     /// Asks DNS for what clusters of names consist of.
     pub resolver: Resolver,
-    /// The state.
-    pub state: FeedState,
+    /// The state, at which pages look while nothing changes it. Where its lock and that of `status` are taken, that one comes first.
+    pub state: Arc<Mutex<FeedState>>,
     /// Takes what is in force.
     pub publisher: P,
     /// How many destinations and hosts are kept.
@@ -105,8 +103,6 @@ pub struct ConfigFeed<P> {
     pub file: SnapshotFile,
     /// What the feed says of itself.
     pub status: Arc<Mutex<FeedStatus>>,
-    /// Something was said since that was last brought up to date.
-    pub heard: bool,
 }
 
 /// What is subscribed whatever happens; which names of the world have addresses only for who answers DNS.
@@ -135,7 +131,7 @@ impl<P: Publish> ConfigFeed<P> {
                     }
                 }
                 let stored = good.resources.into_iter().map(|stored| (stored.resource, stored.version));
-                self.state.restore(stored, good.generation, Instant::now());
+                self.state.lock().restore(stored, good.generation, Instant::now());
                 self.status.lock().from_disk = SystemTime::now().checked_sub(good.age);
                 self.publish();
             }
@@ -171,8 +167,7 @@ impl<P: Publish> ConfigFeed<P> {
                     None => return,
                 },
                 Some(wanted) = self.demands.recv() => {
-                    self.state.demand(wanted, Instant::now());
-                    if self.state.is_crowded(&self.bounds) {
+                    if self.demand(wanted) {
                         self.forget_unused();
                     }
                 }
@@ -190,6 +185,13 @@ impl<P: Publish> ConfigFeed<P> {
         }
     }
 
+    /// Somebody wants a destination or a host; whether there are too many of them by now.
+    fn demand(&self, wanted: ResourceKey) -> bool {
+        let mut state = self.state.lock();
+        state.demand(wanted, Instant::now());
+        state.is_crowded(&self.bounds)
+    }
+
     /// Gives up what nobody uses. The step that follows unsubscribes, before anybody is heard who asks anew. While the control
     /// plane is away nothing that was answered is given up: nobody could answer for it again.
     fn forget_unused(&mut self) {
@@ -197,11 +199,12 @@ impl<P: Publish> ConfigFeed<P> {
         if !self.status.lock().connected {
             used.iter_mut().for_each(|(_, idle)| *idle = None);
         }
-        for key in self.state.surplus(&used, &self.bounds, Instant::now()) {
+        let surplus = self.state.lock().surplus(&used, &self.bounds, Instant::now());
+        for key in surplus {
             let answered = used.iter().any(|(known, _)| *known == key);
             if !answered || self.publisher.retire(&key) {
                 tracing::debug!(kind = ?key.0, name = key.1, "forgotten: nobody has used it");
-                self.state.forget(&key);
+                self.state.lock().forget(&key);
                 self.status.lock().forgotten += 1;
             }
         }
@@ -209,11 +212,10 @@ impl<P: Publish> ConfigFeed<P> {
 
     /// Whether something arrived that is worth storing.
     fn take(&mut self, event: Event) -> bool {
-        self.heard = true;
         match event {
             Event::Connected => {
                 tracing::info!("connected to the control plane");
-                self.state.forget_barrier();
+                self.state.lock().forget_barrier();
                 let mut status = self.status.lock();
                 status.connected = true;
                 status.disconnected = None;
@@ -239,10 +241,10 @@ impl<P: Publish> ConfigFeed<P> {
                     if let Resource::Secret(secret) = &resource {
                         self.publisher.trust(secret);
                     }
-                    self.state.upsert(resource, version, now);
+                    self.state.lock().upsert(resource, version, now);
                 }
                 for name in removed {
-                    stores |= self.state.remove(kind, &name);
+                    stores |= self.state.lock().remove(kind, &name);
                 }
                 let mut status = self.status.lock();
                 status.heard.insert(kind, now);
@@ -253,8 +255,10 @@ impl<P: Publish> ConfigFeed<P> {
             }
             Event::Rejected { invalid, version, wants_tls } => {
                 let now = Instant::now();
-                let barred = (wants_tls || is_of_tls(&invalid)) && self.state.bar(&invalid, &version, now);
-                self.state.reject(&invalid, &version, now);
+                let mut state = self.state.lock();
+                let barred = (wants_tls || is_of_tls(&invalid)) && state.bar(&invalid, &version, now);
+                state.reject(&invalid, &version, now);
+                drop(state);
                 self.refuse(&invalid, &version, barred);
                 return barred;
             }
@@ -267,7 +271,7 @@ impl<P: Publish> ConfigFeed<P> {
         let (now, version) = (Instant::now(), "dns");
         let any = !sets.is_empty();
         for set in sets {
-            self.state.upsert(Resource::Endpoints(set), version.to_owned(), now);
+            self.state.lock().upsert(Resource::Endpoints(set), version.to_owned(), now);
         }
         any
     }
@@ -289,7 +293,7 @@ impl<P: Publish> ConfigFeed<P> {
     /// Brings in force what is ready, until nothing changes.
     fn advance(&mut self) -> Option<Instant> {
         loop {
-            let mut step = self.state.step(Instant::now());
+            let mut step = self.state.lock().step(Instant::now());
             let wanted = step.resolve.take();
             let deadline = self.carry_out(step);
             // Names that other clusters have as well are known already.
@@ -302,7 +306,6 @@ impl<P: Publish> ConfigFeed<P> {
 
     fn carry_out(&mut self, step: Step) -> Option<Instant> {
         let Step { changed, subscribe, unsubscribe, resolve: _, barrier, deadline, late } = step;
-        let asks = !(subscribe.is_empty() && unsubscribe.is_empty());
         for ((kind, name), (missing_kind, missing)) in late {
             tracing::warn!(
                 ?kind,
@@ -325,42 +328,48 @@ impl<P: Publish> ConfigFeed<P> {
             // After the swap: every worker reads the new snapshot with its next request or connection.
             self.client.ack_barrier(generation);
         }
-        if std::mem::take(&mut self.heard) || changed || asks {
-            self.status.lock().subscriptions = self.state.standing();
-        }
         deadline
     }
 
     fn publish(&mut self) {
-        let generation = self.state.acknowledged();
+        let generation = self.state.lock().acknowledged();
         let refused = self.bring_in_force(generation);
-        if self.state.settle(&refused, Instant::now()) {
+        let stands_in = self.state.lock().settle(&refused, Instant::now());
+        if stands_in {
             // What stands in place of those that must not go on as they were: there is nothing in it to refuse.
             self.bring_in_force(generation);
         }
         for ((kind, name), invalid) in refused {
-            let version = self.state.version(kind, &name).unwrap_or_default();
+            let version = self.state.lock().version(kind, &name).unwrap_or_default();
             self.refuse(&invalid, &version, is_of_tls(&invalid));
             self.client.reject(kind, &name, &version, invalid);
         }
         let mut status = self.status.lock();
-        status.applied |= generation > 0 || self.state.in_force().next().is_some();
+        let state = self.state.lock();
+        status.applied |= generation > 0 || state.in_force().next().is_some();
         status.generation = generation;
-        status.destinations = self.state.wanted(ResourceKind::Destination);
-        status.hosts = self.state.wanted(ResourceKind::Host);
+        status.destinations = state.wanted(ResourceKind::Destination);
+        status.hosts = state.wanted(ResourceKind::Host);
     }
 
     fn bring_in_force(&mut self, generation: u64) -> Vec<(ResourceKey, Invalid)> {
-        let in_force: Vec<Arc<Resource>> =
-            self.state.in_force().map(|(_, held)| held.resource.clone()).collect();
-        self.publisher.publish(generation, &in_force, self.state.absent())
+        let state = self.state.lock();
+        let in_force: Vec<Arc<Resource>> = state.in_force().map(|(_, held)| held.resource.clone()).collect();
+        let absent = state.absent().clone();
+        drop(state);
+        self.publisher.publish(generation, &in_force, &absent)
+    }
+
+    /// With the versions.
+    fn serving(&self) -> (u64, Vec<(Arc<Resource>, String)>) {
+        let state = self.state.lock();
+        let held = state.in_force().map(|(_, held)| (held.resource.clone(), held.version.clone()));
+        (state.acknowledged(), held.collect())
     }
 
     async fn save(&self) {
         let file = self.file.clone();
-        let generation = self.state.acknowledged();
-        let held: Vec<_> =
-            self.state.in_force().map(|(_, held)| (held.resource.clone(), held.version.clone())).collect();
+        let (generation, held) = self.serving();
         let written = tokio::task::spawn_blocking(move || {
             file.write(generation, held.iter().map(|(resource, version)| (&**resource, version.as_str())))
         });

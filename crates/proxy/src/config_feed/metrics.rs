@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use outrigger_model::resource::ResourceKind;
-use outrigger_telemetry::metrics::{Labels, Page};
+use outrigger_telemetry::metrics::{Labels, Page, Registry};
 
-use super::FeedStatus;
 use super::state::Freshness;
+use super::{ConfigFeed, FeedStatus};
 
 /// Of one type.
 #[derive(Default)]
@@ -16,8 +16,14 @@ struct Of {
     unanswered: u64,
 }
 
-/// Writes it.
-pub fn write(status: &FeedStatus, page: &mut Page) {
+/// With all others.
+pub fn register<P>(registry: &Registry, feed: &ConfigFeed<P>) {
+    let (status, state) = (feed.status.clone(), feed.state.clone());
+    registry.register_fn(move |page| write(&status.lock(), state.lock().freshness(), page));
+}
+
+/// Writes it; `all` is how far each subscription is.
+fn write(status: &FeedStatus, all: impl Iterator<Item = (ResourceKind, Freshness)>, page: &mut Page) {
     let connected = status.connected;
     page.gauge("outrigger_control_plane_connected", "1 while the ADS stream is open.").sample((), connected);
     page.gauge("outrigger_destinations", "Destinations subscribed to.")
@@ -32,23 +38,28 @@ pub fn write(status: &FeedStatus, page: &mut Page) {
         "Age of the configuration while it serves from disk, else 0.",
     )
     .sample((), age);
-    let unconfirmed = status.unconfirmed().map_or(0, |time| time.as_secs());
+    let unconfirmed = status.unconfirmed();
     page.gauge(
         "outrigger_config_unconfirmed_seconds",
         "For how long no control plane has stood for what serves; 0 while one does.",
     )
-    .sample((), unconfirmed);
-    by_type(status, page);
+    .sample((), unconfirmed.map_or(0, |time| time.as_secs()));
+    by_type(all, unconfirmed.is_some(), page);
+    for (kind, at) in &status.heard {
+        let labels = Labels::new().with("type", &format!("{kind:?}"));
+        page.gauge("outrigger_xds_heard_seconds", "Since the last response of the type.")
+            .sample(&labels, at.elapsed().as_secs());
+    }
 }
 
-/// There are as many series as types.
-fn by_type(status: &FeedStatus, page: &mut Page) {
+/// There are as many series as types. `unconfirmed`: no control plane stands for what serves.
+fn by_type(all: impl Iterator<Item = (ResourceKind, Freshness)>, unconfirmed: bool, page: &mut Page) {
     let mut types: BTreeMap<ResourceKind, Of> = BTreeMap::new();
-    for one in &status.subscriptions {
-        let of = types.entry(one.key.0).or_default();
+    for (kind, freshness) in all {
+        let of = types.entry(kind).or_default();
         of.all += 1;
-        of.stale += u64::from(one.freshness.is_stale() || status.unconfirmed().is_some());
-        of.unanswered += u64::from(one.freshness == Freshness::Unanswered);
+        of.stale += u64::from(freshness.is_stale() || unconfirmed);
+        of.unanswered += u64::from(freshness == Freshness::Unanswered);
     }
     for (kind, of) in types {
         let labels = Labels::new().with("type", &format!("{kind:?}"));
@@ -64,11 +75,6 @@ fn by_type(status: &FeedStatus, page: &mut Page) {
             page.gauge(name, help).sample(&labels, count);
         }
     }
-    for (kind, at) in &status.heard {
-        let labels = Labels::new().with("type", &format!("{kind:?}"));
-        page.gauge("outrigger_xds_heard_seconds", "Since the last response of the type.")
-            .sample(&labels, at.elapsed().as_secs());
-    }
 }
 
 #[cfg(test)]
@@ -76,30 +82,19 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config_feed::state::Subscription;
 
     #[test]
     fn stale_subscriptions_are_counted_by_type_and_all_are_while_nobody_stands_for_them() {
         let now = Instant::now();
-        let one = |name: &str, freshness| Subscription {
-            key: (ResourceKind::Endpoints, name.to_owned()),
-            freshness,
-            serving: None,
-            newer: None,
-        };
+        let all = [Freshness::Current, Freshness::Refused, Freshness::Unanswered];
         let status = FeedStatus {
             connected: true,
-            subscriptions: vec![
-                one("a", Freshness::Current),
-                one("b", Freshness::Refused),
-                one("c", Freshness::Unanswered),
-            ],
             heard: [(ResourceKind::Endpoints, now)].into(),
             ..FeedStatus::default()
         };
         let has = |status: &FeedStatus, line: &str| {
             let mut page = Page::new();
-            write(status, &mut page);
+            write(status, all.into_iter().map(|one| (ResourceKind::Endpoints, one)), &mut page);
             let text = page.finish();
             assert!(text.lines().any(|known| known == line), "{line} in {text}");
         };

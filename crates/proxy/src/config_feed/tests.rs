@@ -55,12 +55,11 @@ fn scene(connected: bool) -> Scene {
         events,
         demands: mpsc::channel(1).1,
         resolver: Resolver::new(Lookup::new(Vec::new(), Vec::new(), PathBuf::new()), Board::default()),
-        state: FeedState::new(always(true)),
+        state: Arc::new(Mutex::new(FeedState::new(always(true)))),
         publisher: Users { used: used.clone(), retired },
         bounds: Bounds { most: 2, idle: Duration::from_secs(3600) },
         file: SnapshotFile::new(directory.path(), "test"),
         status: Arc::new(Mutex::new(FeedStatus { connected, ..FeedStatus::default() })),
-        heard: false,
     };
     Scene { feed, used, retired: gone, _directory: directory }
 }
@@ -68,8 +67,7 @@ fn scene(connected: bool) -> Scene {
 impl Scene {
     /// As the feed does when a worker asks; what is given up for it.
     fn demand(&mut self, name: &str) -> Vec<String> {
-        self.feed.state.demand((ResourceKind::Destination, name.to_owned()), Instant::now());
-        if self.feed.state.is_crowded(&self.feed.bounds) {
+        if self.feed.demand((ResourceKind::Destination, name.to_owned())) {
             self.feed.forget_unused();
         }
         self.feed.advance();

@@ -43,7 +43,7 @@ pub struct Subscription {
     pub key: ResourceKey,
     /// Whether what serves is what was said last.
     pub freshness: Freshness,
-    /// The version that serves, and when it came.
+    /// The version that serves, and when what it says came, which a version before may have said as well.
     pub serving: Option<(String, Instant)>,
     /// The version that does not serve yet, or never will, and when it came; of one without an answer no version, and when it was asked
     /// for.
@@ -59,31 +59,50 @@ impl FeedState {
         }
     }
 
-    /// All that the control plane is asked for or has sent, but barriers and what is not in the mesh. A name of several clusters has its
-    /// endpoint set from DNS, which nobody subscribes to.
-    pub fn standing(&self) -> Vec<Subscription> {
+    /// All that the control plane is asked for or has sent, but barriers and what is not in the mesh; with the time at which it was asked
+    /// for. A name of several clusters has its endpoint set from DNS, which nobody subscribes to.
+    fn all(&self) -> impl Iterator<Item = (&ResourceKey, Option<Instant>)> {
         let mut all: BTreeMap<&ResourceKey, Option<Instant>> = BTreeMap::new();
         all.extend(self.received.keys().chain(self.in_force.keys()).map(|key| (key, None)));
         all.extend(self.subscribed.iter().map(|(key, asked)| (key, Some(*asked))));
-        let is_said = |(key, _): &(&ResourceKey, Option<Instant>)| {
-            key.0 != ResourceKind::Barrier && !self.absent.contains(*key)
-        };
-        all.into_iter().filter(is_said).map(|(key, asked)| self.standing_of(key, asked)).collect()
+        all.into_iter().filter(move |(key, _)| key.0 != ResourceKind::Barrier && !self.absent.contains(*key))
+    }
+
+    /// How far each of them of a type is, or of all types.
+    pub fn standing(&self, kind: Option<ResourceKind>) -> Vec<Subscription> {
+        let wanted = self.all().filter(|(key, _)| kind.is_none_or(|kind| key.0 == kind));
+        wanted.map(|(key, asked)| self.standing_of(key, asked)).collect()
+    }
+
+    /// The same in short, for who counts.
+    pub fn freshness(&self) -> impl Iterator<Item = (ResourceKind, Freshness)> {
+        self.all().map(move |(key, _)| (key.0, self.freshness_of(key)))
+    }
+
+    fn freshness_of(&self, key: &ResourceKey) -> Freshness {
+        let (received, serving) = (self.received.get(key), self.in_force.get(key));
+        let same = received.zip(serving).is_some_and(|(new, old)| Arc::ptr_eq(&new.resource, &old.resource));
+        match received {
+            _ if self.unreadable.contains_key(key) => Freshness::Refused,
+            Some(_) if same => Freshness::Current,
+            Some(_) if self.refused.contains_key(key) => Freshness::Refused,
+            Some(_) => Freshness::Waiting,
+            None if serving.is_some() => Freshness::Gone,
+            None => Freshness::Unanswered,
+        }
     }
 
     fn standing_of(&self, key: &ResourceKey, asked: Option<Instant>) -> Subscription {
         let told = |held: &Held| (held.version.clone(), held.came);
-        let (received, serving) = (self.received.get(key), self.in_force.get(key));
-        let same = received.zip(serving).is_some_and(|(new, old)| Arc::ptr_eq(&new.resource, &old.resource));
-        let (freshness, newer) = match (self.unreadable.get(key), received) {
-            (Some(unreadable), _) => (Freshness::Refused, Some(unreadable.clone())),
-            (None, Some(_)) if same => (Freshness::Current, None),
-            (None, Some(held)) if self.refused.contains_key(key) => (Freshness::Refused, Some(told(held))),
-            (None, Some(held)) => (Freshness::Waiting, Some(told(held))),
-            (None, None) if serving.is_some() => (Freshness::Gone, None),
-            (None, None) => (Freshness::Unanswered, asked.map(|asked| (String::new(), asked))),
+        let freshness = self.freshness_of(key);
+        let newer = match freshness {
+            Freshness::Refused | Freshness::Waiting => {
+                self.unreadable.get(key).cloned().or_else(|| self.received.get(key).map(told))
+            }
+            Freshness::Unanswered => asked.map(|asked| (String::new(), asked)),
+            Freshness::Current | Freshness::Gone => None,
         };
-        Subscription { key: key.clone(), freshness, serving: serving.map(told), newer }
+        Subscription { key: key.clone(), freshness, serving: self.in_force.get(key).map(told), newer }
     }
 }
 
@@ -104,7 +123,7 @@ mod tests {
     }
 
     fn of(state: &FeedState, kind: ResourceKind) -> Option<Subscription> {
-        state.standing().into_iter().find(|one| one.key.0 == kind)
+        state.standing(Some(kind)).pop()
     }
 
     fn invalid(kind: ResourceKind) -> Invalid {
@@ -176,7 +195,7 @@ mod tests {
         assert_eq!((found.freshness, found.serving.unwrap().0), (Freshness::Gone, "1".to_owned()));
         state.remove(ResourceKind::Cluster, SET);
         state.step(now);
-        assert_eq!(state.standing(), [], "nobody wants it");
+        assert_eq!((state.standing(None), state.freshness().count()), (Vec::new(), 0), "nobody wants it");
     }
 
     #[test]
