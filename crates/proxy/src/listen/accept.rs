@@ -98,7 +98,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
         };
         let Some(room) = room.or_else(|| take(&worker, &permits)) else {
             if let Some(suppressed) = FULL.admit() {
-                tracing::warn!(%address, %source, suppressed, "no room for a connection and nobody rests; it is refused");
+                tracing::warn!(%address, %source, suppressed, "no room for a connection and nobody rests; it is reset");
             }
             drop(Unanswered::from(Stream::Tcp(tcp)));
             continue;
@@ -108,7 +108,7 @@ pub async fn run(worker: Rc<Worker>, bound: Bound, permits: Arc<Semaphore>) {
             Ok(original) => original,
             Err(error) => {
                 if let Some(suppressed) = LOST.admit() {
-                    tracing::info!(%source, %error, suppressed, "a connection has no original destination; it is closed");
+                    tracing::info!(%source, %error, suppressed, "a connection has no original destination; it is reset");
                 }
                 drop(Unanswered::from(Stream::Tcp(tcp)));
                 continue;
