@@ -25,7 +25,6 @@ use super::send::Sender;
 use super::timeout::{Clock, Timer};
 use super::trace::Recording;
 use super::upgrade::Upgrade;
-use crate::proof::Proof;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::breaker::{Pass, Turned};
@@ -122,8 +121,6 @@ pub struct Asked {
     pub at: Duration,
     /// The services that were asked whether it may pass, by the names of their filters.
     pub authorized: Vec<String>,
-    /// Whom it reached over the mesh's mTLS, once it stands.
-    pub reached: Option<Rc<Proof>>,
     /// Of the connection's account, for these heads.
     pub paid: usize,
 }

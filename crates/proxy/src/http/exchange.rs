@@ -128,6 +128,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
 async fn finish_upload(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Failure> {
     let mut idle = Idle::new(ctx);
     poll_fn(|cx| {
+        trusted(ctx, live)?;
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure));
         }
@@ -163,8 +164,8 @@ fn untrusted(failure: &Failure) {
     }
 }
 
-/// A tunnel is judged again whenever the configuration or trust changes, as the requests that it stands for would be; what
-/// is forbidden now ends.
+/// A tunnel is judged again whenever the configuration changes, as the requests that it stands for would be, and whom it has reached
+/// whenever trust does; what is forbidden now ends.
 async fn tunnel(
     ctx: &mut RequestCtx<'_>,
     live: &mut Live,
@@ -173,7 +174,6 @@ async fn tunnel(
 ) -> Result<(), Cut> {
     let process = &ctx.conn.worker.process;
     let (mut swapped, mut trust) = (process.swapped.subscribe(), process.credentials.subscribe());
-    chain::tunnel::stands(ctx, live.proof());
     let mut turns = Turns::new(ctx, true);
     loop {
         // What was swapped in while the tunnel was opened counts, too.
@@ -197,7 +197,7 @@ static CLOSED: Throttle = Throttle::new();
 
 fn forbidden(failure: Failure) -> Cut {
     if let Some(suppressed) = CLOSED.admit() {
-        tracing::info!(%failure, suppressed, "a tunnel is closed: configuration or trust has changed");
+        tracing::info!(%failure, suppressed, "a tunnel is closed: the configuration has changed");
     }
     Cut { failure, reason: Reason::CANCEL }
 }
@@ -222,7 +222,8 @@ struct Turns<'c> {
 
 impl<'c> Turns<'c> {
     fn new(ctx: &RequestCtx<'_>, tunnel: bool) -> Self {
-        Self { idle: Idle::new(ctx), parked: None, waited: false, tunnel }
+        // A tunnel looks at once: trust may have changed before it began to hear of that.
+        Self { idle: Idle::new(ctx), parked: None, waited: tunnel, tunnel }
     }
 
     #[inline]
@@ -237,7 +238,11 @@ impl<'c> Turns<'c> {
         // Most bodies are there with their heads, and then it is still the same moment.
         if std::mem::replace(&mut self.waited, true) {
             ctx.tick();
-            trusted(ctx, live)?;
+            if let Err(failure) = trusted(ctx, live) {
+                // As where a connection in place of the stream would be reset (RFC 8441, section 5).
+                let reason = if self.tunnel { Reason::CANCEL } else { Reason::INTERNAL_ERROR };
+                return Poll::Ready(Err(Cut { failure, reason }));
+            }
         }
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure.into()));

@@ -1,7 +1,5 @@
-//! Open tunnels, which are judged again whenever the configuration changes, as the requests that they stand for would be, and
-//! end when whom they reached is revoked.
+//! Open tunnels, which are judged again whenever the configuration changes, as the requests that they stand for would be.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +15,6 @@ use crate::http::filter::tokens::Tokens;
 use crate::http::filter::{Filter, Input, Verdict};
 use crate::http::head::RequestHead;
 use crate::http::upgrade::{self, Upgrade};
-use crate::proof::Proof;
 
 /// A request for a tunnel has come to the filters. What it looked like then is of interest only where one of them takes tokens out.
 ///
@@ -69,23 +66,13 @@ pub fn passed(ctx: &mut RequestCtx<'_>, view: &RequestConfig) -> Result<(), Fail
     Ok(())
 }
 
-/// The tunnel stands: this is where it leads.
-pub fn stands(ctx: &mut RequestCtx<'_>, proof: Option<&Rc<Proof>>) {
-    if let (Some(tunnel), Some(proof)) = (Asked::of(&mut ctx.extras), proof) {
-        tunnel.reached = Some(proof.clone());
-    }
-}
-
-/// Judges an open tunnel by the trust of now, and by the configuration of now unless that has done so.
+/// Judges an open tunnel by the configuration of now, unless that has done so.
 ///
 /// # Errors
 /// It is forbidden now.
 pub fn judge_again(ctx: &mut RequestCtx<'_>) -> Result<(), Failure> {
     let view = ctx.conn.view();
     let Some(tunnel) = Asked::of(&mut ctx.extras) else { return Ok(()) };
-    if let Some(reached) = &tunnel.reached {
-        reached.stands(&ctx.conn.worker.process.credentials)?;
-    }
     if tunnel.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &view.http)) {
         return Ok(());
     }
