@@ -1,7 +1,8 @@
 //! What this process can prove and whom it trusts, and the one place where that changes.
 //!
-//! Readers never wait: a load is one atomic read. A change is one swap, then a generation number, then a wake-up,
-//! in this order, so whoever sees a new generation also sees its credentials.
+//! Readers never wait: a load is one atomic read. A change is one swap, then a generation number, then the number of trust
+//! where that has changed, then a wake-up, in this order, so whoever sees a new generation also sees its credentials, and whoever
+//! sees a new number of trust the generation, too.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub struct CredentialStore {
 struct CredentialCell {
     current: ArcSwap<Credentials>,
     generation: AtomicU64,
+    trust: AtomicU64,
     changed: watch::Sender<u64>,
     // Writers only: two at once must not take the same generation.
     writing: Mutex<()>,
@@ -60,6 +62,7 @@ impl CredentialStore {
         let shared = CredentialCell {
             current: ArcSwap::from_pointee(credentials),
             generation: AtomicU64::new(0),
+            trust: AtomicU64::new(0),
             changed,
             writing: Mutex::new(()),
         };
@@ -74,6 +77,12 @@ impl CredentialStore {
     /// The number of the current credentials: one atomic read, to see whether a cached configuration is still good.
     pub fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)
+    }
+
+    /// Counts changes of whom we trust, which a renewal of our own certificate is not: who was judged since this number came needs not
+    /// be judged again.
+    pub fn trust(&self) -> u64 {
+        self.shared.trust.load(Ordering::Acquire)
     }
 
     /// Replaces both and returns the new generation.
@@ -103,8 +112,12 @@ impl CredentialStore {
         let old = self.load();
         let (certificate, bundle) = make(&old)?;
         let generation = old.generation + 1;
+        let changes_trust = !Arc::ptr_eq(&bundle, &old.bundle) && *bundle != *old.bundle;
         self.shared.current.store(Arc::new(Credentials { generation, certificate, bundle }));
         self.shared.generation.store(generation, Ordering::Release);
+        if changes_trust {
+            self.shared.trust.fetch_add(1, Ordering::Release);
+        }
         self.shared.changed.send_replace(generation);
         Ok(generation)
     }

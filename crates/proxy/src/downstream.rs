@@ -65,7 +65,7 @@ pub struct ConnInfo {
     pub(crate) protocols: Rc<[Box<str>]>,
     /// What the peer presented, to be judged again when trust changes.
     pub(crate) certificates: Chain,
-    /// Generation of the credentials by which that was verified.
+    /// The number of the trust by which that was verified.
     pub(crate) verified_by: u64,
 }
 

@@ -50,14 +50,14 @@ pub struct Proof {
     at: SystemTime,
     /// Of the credentials by which it was verified at the earliest.
     generation: u64,
-    /// Of those by which it was judged last: all that goes on over a connection asks.
+    /// The number of the trust by which it was judged last: all that goes on over a connection asks.
     judged: Cell<u64>,
 }
 
 impl Proof {
-    /// A server has proved who it is; the handshake began when the credentials had this generation.
-    pub fn new(certificates: Chain, generation: u64) -> Rc<Self> {
-        Rc::new(Self { certificates, at: SystemTime::now(), generation, judged: Cell::new(generation) })
+    /// A server has proved who it is; the handshake began when the credentials had this generation, and this number of trust.
+    pub fn new(certificates: Chain, generation: u64, trust: u64) -> Rc<Self> {
+        Rc::new(Self { certificates, at: SystemTime::now(), generation, judged: Cell::new(trust) })
     }
 
     /// Of the credentials of the handshake.
@@ -72,7 +72,7 @@ impl Proof {
     /// It is trusted no longer.
     #[inline]
     pub fn stands(&self, credentials: &CredentialStore) -> Result<(), Failure> {
-        let now = credentials.generation();
+        let now = credentials.trust();
         if self.judged.get() == now { Ok(()) } else { self.look_again(credentials, now) }
     }
 
@@ -99,7 +99,25 @@ impl Proof {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use outrigger_identity::Revoked;
+
     use super::*;
+
+    /// The chain is one that nobody would trust who looked.
+    #[test]
+    fn a_renewal_of_our_own_certificate_verifies_nothing_again() {
+        let store = CredentialStore::new(TrustBundle::empty());
+        let chain = Chains::default().intern(vec![CertificateDer::from(vec![0])]);
+        let proof = Proof::new(chain, store.generation(), store.trust());
+        store.replace(None, store.load().bundle.clone());
+        assert!(proof.generation() < store.generation());
+        proof.stands(&store).unwrap();
+        let revoked = Revoked::parse(["spiffe://mesh/ns/shop/sa/load"]).unwrap();
+        store.replace_bundle(Arc::new(TrustBundle::empty().with_revoked(Arc::new(revoked))));
+        assert!(proof.stands(&store).is_err());
+    }
 
     #[test]
     fn a_chain_is_held_once_and_as_long_as_a_connection_needs_it() {

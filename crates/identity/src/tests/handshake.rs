@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::testing::*;
 use crate::{
-    ClientAuth, CredentialStore, IdentityError, PeerExpectation, TrustBundle, WorkerTls, client_config,
-    peer_identity, server_config,
+    ClientAuth, CredentialStore, IdentityError, PeerExpectation, Revoked, TrustBundle, WorkerTls,
+    client_config, peer_identity, server_config,
 };
 
 #[tokio::test]
@@ -113,6 +113,23 @@ fn a_worker_builds_a_configuration_once_per_generation() {
     store.replace(own.certificate, own.bundle);
     assert!(!Arc::ptr_eq(&accept, &worker.accept(&[b"h2"]).unwrap()));
     assert!(!Arc::ptr_eq(&connect, &worker.connect(&expected, &[b"h2"]).unwrap()));
+}
+
+#[test]
+fn a_renewal_is_no_change_of_trust() {
+    let ca = authority();
+    let store = CredentialStore::default();
+    let own = credentials(&ca, "web");
+    store.replace(own.certificate, own.bundle.clone());
+    assert_eq!((store.generation(), store.trust()), (1, 1));
+    let renewed = credentials(&ca, "web").certificate.unwrap();
+    store.replace_certificate(renewed.clone());
+    // As it is read again, or pushed once more.
+    store.replace(Some(renewed), Arc::new(TrustBundle::clone(&own.bundle)));
+    assert_eq!((store.generation(), store.trust()), (3, 1));
+    let revoked = Revoked::parse([id("load").as_str()]).unwrap();
+    store.replace_bundle(Arc::new(TrustBundle::clone(&own.bundle).with_revoked(Arc::new(revoked))));
+    assert_eq!((store.generation(), store.trust()), (4, 2));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::worker::Worker;
 pub fn judge(open: &Open, worker: &Worker) -> Result<(), Failure> {
     let credentials = &worker.process.credentials;
     // A signature is dear to verify: only where something did change.
-    let changed = open.entry.info.mtls && open.entry.info.verified_by != credentials.generation();
+    let changed = open.entry.info.mtls && open.entry.info.verified_by != credentials.trust();
     let trust = changed.then(|| credentials.load());
     verdict(&open.entry, &worker.snapshot(), trust.as_deref().map(|credentials| &*credentials.bundle))
 }

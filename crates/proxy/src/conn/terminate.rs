@@ -44,7 +44,7 @@ pub(super) async fn mesh(
     let chosen = answer(alpn, hello);
     let names: Vec<&[u8]> = chosen.iter().map(|name| name.as_bytes()).collect();
     // Before the handshake: what changes during it is judged when the connection is registered.
-    info.verified_by = worker.process.credentials.generation();
+    info.verified_by = worker.process.credentials.trust();
     let config = worker.way.tls.borrow_mut().accept(&names).map_err(|error| not_ours(&error))?;
     let (prefix, stream) = stream.split_prefix();
     // How a handshake fails, TLS itself says.

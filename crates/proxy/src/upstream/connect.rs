@@ -103,7 +103,7 @@ pub async fn connect(
     endpoint.turns().connected(|| rtt::of(&tcp));
     let late = |_| too_late(cluster, endpoint, "TLS handshake");
     // What changes during the handshake did not count in it.
-    let generation = way.credentials.generation();
+    let (generation, trust) = (way.credentials.generation(), way.credentials.trust());
     let (tls, peer) = match &cluster.outside {
         Some(configs) => {
             let config = configs.wanting(want).clone();
@@ -117,7 +117,7 @@ pub async fn connect(
     }
     let protocol = negotiated(want, peer.alpn.as_deref());
     let in_mesh = cluster.outside.is_none();
-    let proof = in_mesh.then(|| Proof::new(way.chains.intern(peer.certificates), generation));
+    let proof = in_mesh.then(|| Proof::new(way.chains.intern(peer.certificates), generation, trust));
     Ok(Connected { stream: Stream::Tls(Box::new(tls)), protocol, local, proof, permit })
 }
 
