@@ -288,6 +288,57 @@ async fn a_tunnel_is_judged_again_when_policy_changes() {
     .await;
 }
 
+/// Both ways of a stream that is a tunnel.
+type Stream = (h2::SendStream<Bytes>, h2::RecvStream);
+
+async fn opened(send: &mut h2::client::SendRequest<Bytes>, path: &str) -> Stream {
+    let (response, up) = send.send_request(extended(path, "websocket"), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200, "{path}");
+    (up, response.into_body())
+}
+
+async fn passes((up, down): &mut Stream) {
+    up.send_data(Bytes::from_static(b"x"), false).unwrap();
+    assert_eq!(down.data().await.unwrap().unwrap(), "x");
+}
+
+/// As a connection would be reset (RFC 8441, section 5).
+async fn is_cancelled((_up, mut down): Stream) {
+    let error = down.data().await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), Some(h2::Reason::CANCEL), "{error}");
+}
+
+/// It ends by itself: whatever else its connection carries goes on.
+#[tokio::test]
+async fn a_tunnel_over_http2_is_judged_again_when_policy_changes() {
+    run(async {
+        let app = tunnels().await;
+        let denying = |path: &str| {
+            let mut setup = Setup::to(&[app]);
+            setup.http.filters = vec![on_path(RbacAction::Deny, path)];
+            setup.cluster.protocol = outrigger_model::cluster::UpstreamProtocol::Http1;
+            setup.direction = Direction::Inbound;
+            setup
+        };
+        let rig = proxy(denying("/other"), Http2).await;
+        let mut send = h2_client(rig.address).await;
+        let mut exec = opened(&mut send, "/exec").await;
+        let mut chat = opened(&mut send, "/chat").await;
+        passes(&mut exec).await;
+        replace(&rig, denying("/another"));
+        passes(&mut exec).await;
+        replace(&rig, denying("/exec"));
+        is_cancelled(exec).await;
+        passes(&mut chat).await;
+        assert_eq!(h2_status(&mut send, extended("/exec", "websocket")).await, Some(403));
+        replace(&rig, denying("/chat"));
+        is_cancelled(chat).await;
+        passes(&mut opened(&mut send, "/exec").await).await;
+    })
+    .await;
+}
+
 /// Opens tunnels and sends back what comes through them.
 async fn tunnels() -> SocketAddr {
     upstream(|_, mut wire| async move {
