@@ -63,7 +63,8 @@ where
     });
 }
 
-async fn echo_heads(stream: TcpStream, name: &'static str) -> std::io::Result<()> {
+/// Each head that comes over HTTP/1.1, byte for byte, behind a name.
+pub(crate) async fn echo_heads(stream: TcpStream, name: &'static str) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = String::new();

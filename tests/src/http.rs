@@ -80,13 +80,53 @@ pub async fn named(listen: SocketAddr, name: &'static str) {
     });
 }
 
-fn described(request: &Request<Incoming>, name: &'static str) -> Response<Body> {
+/// An application that answers with its name and the head that it received: over HTTP/1 byte for byte, over HTTP/2 as [`named`] does.
+pub async fn heads(listen: SocketAddr, name: &'static str) {
+    let listener = TcpListener::bind(listen).await.expect("the application's address is free");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if !begins_http2(&stream).await {
+                    let _ = crate::app::echo_heads(stream, name).await;
+                    return;
+                }
+                let service = service_fn(move |request: Request<Incoming>| async move {
+                    let text = format!("{name}\n{}", lines(&request));
+                    Ok::<_, hyper::Error>(Response::new(whole(text.into())))
+                });
+                let builder = auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+}
+
+/// Whether a client begins as one of HTTP/2 does; nothing of it is taken away.
+async fn begins_http2(stream: &TcpStream) -> bool {
+    let mut start = [0; 3];
+    loop {
+        match stream.peek(&mut start).await {
+            Ok(n) if (1..start.len()).contains(&n) && b"PRI".starts_with(&start[..n]) => {
+                tokio::task::yield_now().await;
+            }
+            Ok(n) => return start[..n] == *b"PRI",
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Method and path, then a line for each header.
+fn lines(request: &Request<Incoming>) -> String {
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let mut text = format!("{} {path}\n", request.method());
     for (name, value) in request.headers() {
         text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
-    let mut response = Response::new(whole(text.into()));
+    text
+}
+
+fn described(request: &Request<Incoming>, name: &'static str) -> Response<Body> {
+    let mut response = Response::new(whole(lines(request).into()));
     response.headers_mut().insert("x-app-name", http::HeaderValue::from_static(name));
     response
 }

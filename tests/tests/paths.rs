@@ -1,10 +1,13 @@
-//! One policy, two proxies: the same table of requests against our sidecar and against a real Envoy, both driven by the same
-//! resource. Where they differ the row says why, and by what each answers.
+//! One policy, two proxies: the same table of requests, over HTTP/1 and over HTTP/2, against our sidecar and against a real Envoy, both
+//! driven by the same resource. Where they differ the row says why, and by what each answers.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::BodyExt;
 use outrigger_model::listener::{
     Direction, FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal,
 };
@@ -14,8 +17,8 @@ use outrigger_model::resource::Resource;
 use outrigger_model::route::{
     Forward, HeaderMatch, Route, RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
-use outrigger_tests::app::echo;
 use outrigger_tests::fake_control::{FakeControl, resource, response};
+use outrigger_tests::http::{Client, heads, whole};
 use outrigger_tests::mesh::Mesh;
 use outrigger_tests::require;
 use outrigger_tests::wait::eventually;
@@ -133,6 +136,37 @@ const TABLE: &[Row] = &[
         Some(("200", "of an answer that does not switch Envoy passes the head alone")),
     ),
 ];
+
+/// Where an Envoy has another answer to a row over HTTP/2, and why.
+const OF_ENVOY_OVER_HTTP2: &[(&str, &str, &str)] = &[
+    (
+        "delete /public/a",
+        "200 delete /public/a",
+        "it takes any method there, and what denies DELETE says nothing of it",
+    ),
+    ("Get /public/a", "200 Get /public/a", "the same"),
+];
+
+/// What a row is asked over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Over {
+    Http1,
+    Http2,
+}
+
+impl Row {
+    /// Who switches protocols over HTTP/2 asks otherwise (RFC 8441), and an Envoy listens to that only where it is told to.
+    fn is_asked(&self, over: Over) -> bool {
+        over == Over::Http1 || !self.0.contains("\nUpgrade: ")
+    }
+
+    /// What an Envoy answers.
+    fn of_envoy(&self, over: Over) -> &'static str {
+        let other =
+            OF_ENVOY_OVER_HTTP2.iter().find(|&&(request, ..)| over == Over::Http2 && request == self.0);
+        other.map_or_else(|| self.2.map_or(self.1, |(outcome, _)| outcome), |&(_, outcome, _)| outcome)
+    }
+}
 
 fn header(name: &str, pattern: Pattern, ignore_case: bool) -> Permission {
     Permission::Header(HeaderMatch {
@@ -278,29 +312,58 @@ async fn outcome(to: SocketAddr, row: &str) -> std::io::Result<String> {
             n => text += &String::from_utf8_lossy(&piece[..n]),
         }
     }
-    let status = text.split(' ').nth(1).unwrap_or("closed").to_owned();
-    let Some((_, seen)) = text.split_once("catalog-v1\n") else { return Ok(status) };
+    Ok(told(text.split(' ').nth(1).unwrap_or("closed"), &text))
+}
+
+/// The same over HTTP/2, where method, target and host of a row are fields.
+async fn outcome_over_http2(to: SocketAddr, row: &str) -> Result<String, String> {
+    let mut lines = row.lines();
+    let (method, target) = lines.next().and_then(|line| line.split_once(' ')).ok_or("no request line")?;
+    let fields: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let host = fields.iter().find(|(name, _)| *name == "Host").map_or("h", |(_, host)| *host);
+    let target = target.strip_prefix("http://h").unwrap_or(target);
+    let uri = Uri::builder().scheme("http").authority(host).path_and_query(target).build();
+    let mut request = Request::builder().method(method).uri(uri.map_err(|error| error.to_string())?);
+    for (name, value) in fields.iter().filter(|(name, _)| *name != "Host") {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(whole(Bytes::new())).map_err(|error| error.to_string())?;
+    let mut client = Client::h2(to).await;
+    let answer = client.send(request).await.map_err(|error| format!("{error:?}"))?;
+    let status = answer.status().as_u16().to_string();
+    let text = answer.into_body().collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+    Ok(told(&status, &String::from_utf8_lossy(&text)))
+}
+
+/// A status, and what the application saw if it saw it.
+fn told(status: &str, text: &str) -> String {
+    let Some((_, seen)) = text.split_once("catalog-v1\n") else { return status.to_owned() };
     let line = seen.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1");
     let forged = if seen.to_ascii_lowercase().contains("x_forwarded_client_cert") {
         " and x_forwarded_client_cert"
     } else {
         ""
     };
-    Ok(format!("{status} {line}{forged}"))
+    format!("{status} {line}{forged}")
 }
 
 /// The rows that a proxy answers otherwise than the table says.
-async fn surprises(to: SocketAddr, wanted: impl Fn(&Row) -> &'static str) -> Vec<String> {
+async fn surprises(to: SocketAddr, wanted: impl Fn(&Row, Over) -> &'static str) -> Vec<String> {
     let mut found = Vec::new();
-    for row in TABLE {
-        let answer = tokio::time::timeout(Duration::from_secs(20), outcome(to, row.0)).await;
-        let answer = match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".into(),
-        };
-        if answer != wanted(row) {
-            found.push(format!("{:?}: {answer:?}, and not {:?}", row.0, wanted(row)));
+    for over in [Over::Http1, Over::Http2] {
+        for row in TABLE.iter().filter(|row| row.is_asked(over)) {
+            let asked = async {
+                match over {
+                    Over::Http1 => outcome(to, row.0).await.map_err(|error| error.to_string()),
+                    Over::Http2 => outcome_over_http2(to, row.0).await,
+                }
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+            let answer = answer.unwrap_or(Err("no answer".into())).unwrap_or_else(|error| error);
+            let wanted = wanted(row, over);
+            if answer != wanted {
+                found.push(format!("{over:?} {:?}: {answer:?}, and not {wanted:?}", row.0));
+            }
         }
     }
     found
@@ -318,7 +381,7 @@ async fn ready(what: &str, to: SocketAddr) {
 async fn one_policy_means_the_same_to_our_sidecar_and_to_an_envoy() {
     let mut mesh = Mesh::start(BINARY).await;
     let catalog = mesh.workload(&catalog("v1", 11)).await;
-    echo(catalog.app, "catalog-v1").await;
+    heads(catalog.app, "catalog-v1").await;
     let mut fake = FakeControl::usurp(&mut mesh).await;
     let mut line = fake.line().await;
     let ours = listener(catalog.inbound);
@@ -326,14 +389,18 @@ async fn one_policy_means_the_same_to_our_sidecar_and_to_an_envoy() {
     line.say(response("table", ours.type_url, vec![resource(&name, ours.type_url, ours.value)], &[])).await;
     assert_eq!(line.answer("table").await, None, "the sidecar takes what Envoy is sent");
     ready("the sidecar enforces the policy", catalog.inbound).await;
-    let found = surprises(catalog.inbound, |row| row.1).await;
+    let found = surprises(catalog.inbound, |row, _| row.1).await;
     assert!(found.is_empty(), "our sidecar:\n{}", found.join("\n"));
 
     let Some(envoy) = require::tool("envoy") else { return };
     let address = mesh.address(31, 8080);
     let _envoy = start_envoy(&mesh, &envoy, &listener(address), &[(CLUSTER, catalog.app)]);
     ready("the Envoy enforces the policy", address).await;
-    let found = surprises(address, |row| row.2.map_or(row.1, |(outcome, _)| outcome)).await;
+    let found = surprises(address, Row::of_envoy).await;
     assert!(found.is_empty(), "the Envoy:\n{}", found.join("\n"));
     assert!(TABLE.iter().all(|row| row.2.is_none_or(|(outcome, why)| outcome != row.1 && !why.is_empty())));
+    // Each is of a row that there is, and another answer than over HTTP/1.
+    let is_of =
+        |row: &Row, other: &str| row.0 == other && row.of_envoy(Over::Http1) != row.of_envoy(Over::Http2);
+    assert!(OF_ENVOY_OVER_HTTP2.iter().all(|&(other, ..)| TABLE.iter().any(|row| is_of(row, other))));
 }
