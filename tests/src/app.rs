@@ -5,21 +5,33 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+/// The trace that [`metrics`] gives as an exemplar.
+pub const EXEMPLAR: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
 /// An HTTP/1.1 application that answers with its name and the head that it received, byte for byte.
 pub async fn echo(listen: SocketAddr, name: &'static str) {
     serve(listen, move |stream| echo_heads(stream, name)).await;
 }
 
-/// The metrics of an application, one of which has a name that is its sidecar's.
-pub async fn metrics(listen: SocketAddr, name: &'static str) {
-    let page = format!("# TYPE app_up gauge\napp_up{{name=\"{name}\"}} 1\nistio_build 99\n");
+/// The metrics of an application, one of which has a name that is its sidecar's; where `open` is set, as OpenMetrics for whoever reads that,
+/// with an exemplar.
+pub async fn metrics(listen: SocketAddr, name: &'static str, open: bool) {
+    let text = format!("# TYPE app_up gauge\napp_up{{name=\"{name}\"}} 1\n");
+    let plain = format!("{text}# TYPE app_orders_total counter\napp_orders_total 3\nistio_build 99\n");
+    let exemplar = format!("# {{trace_id=\"{EXEMPLAR}\"}} 1");
+    let open_metrics =
+        format!("{text}# TYPE app_orders counter\napp_orders_total 3 {exemplar}\nistio_build 99\n# EOF\n");
     serve(listen, move |mut stream| {
-        let page = page.clone();
+        let (plain, open_metrics) = (plain.clone(), open_metrics.clone());
         async move {
             let mut head = [0; 4096];
-            let _ = stream.read(&mut head).await?;
-            let start =
-                "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n\r\n";
+            let length = stream.read(&mut head).await?;
+            let asked = String::from_utf8_lossy(&head[..length]).to_ascii_lowercase();
+            let (kind, page) = match open && asked.contains("application/openmetrics-text") {
+                true => ("application/openmetrics-text; version=1.0.0; charset=utf-8", open_metrics),
+                false => ("text/plain; version=0.0.4", plain),
+            };
+            let start = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n");
             stream.write_all(format!("{start}{page}").as_bytes()).await?;
             stream.shutdown().await
         }

@@ -32,6 +32,7 @@ mod plain;
 mod pods;
 mod replicas;
 mod revisions;
+mod scraped;
 mod source;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! What runs in the containers of the tests' cluster: `serve PORT [SECONDS]`, HTTP that answers with its host's address and the request's
-//! head, and goes on for a while after SIGTERM as applications should (and its metrics at the port METRICS, if that is in its environment); `meet PORT READY NAME…`, a member of a group: the same, and once all of these
+//! head, and goes on for a while after SIGTERM as applications should (and its metrics at the port METRICS, if that is in its environment, as OpenMetrics, too, with OPEN_METRICS); `meet PORT READY NAME…`, a member of a group: the same, and once all of these
 //! members have answered it is ready, and listens at another port; `end`, what a Job does; `end ADMIN`, what a Job does whose sidecar would go
 //! on: it tells the sidecar to end, at its admin port.
 
@@ -23,7 +23,8 @@ async fn main() -> std::io::Result<()> {
                 Box::leak(std::env::var("NAME").unwrap_or_else(|_| "app".to_owned()).into_boxed_str());
             app::echo(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), name).await;
             if let Some(metrics) = std::env::var("METRICS").ok().and_then(|port| port.parse().ok()) {
-                app::metrics(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), metrics), name).await;
+                let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), metrics);
+                app::metrics(listen, name, std::env::var_os("OPEN_METRICS").is_some()).await;
             }
             ends.recv().await;
             tokio::time::sleep(Duration::from_secs(number(2).unwrap_or(0).into())).await;
