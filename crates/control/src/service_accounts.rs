@@ -4,6 +4,7 @@
 //! Only a token that was made for us (its audience) and for a Pod is taken, so neither an application's own token nor that of a Secret
 //! makes a sidecar. Namespace and account are the token's; nothing that the caller says of itself is looked at.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,11 +18,13 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use self::kept::Kept;
 use self::offline::Issuer;
 pub use self::offline::Whose;
 use crate::registry::kubernetes::KubernetesSettings;
 use crate::tokens::ADMIN_SERVICE_ACCOUNT;
 
+mod kept;
 mod offline;
 
 /// Whom the tokens of sidecars must be for.
@@ -49,6 +52,8 @@ pub struct ServiceAccounts {
     /// When the API server was found to be away, and why.
     away: Arc<Mutex<Option<(Instant, String)>>>,
     issuer: Arc<Issuer>,
+    /// Where the issuer's keys are for the next start.
+    kept: Option<Arc<Kept>>,
     pods: Arc<Pods>,
     /// Made with the first question.
     client: Arc<tokio::sync::OnceCell<Client>>,
@@ -80,9 +85,18 @@ impl ServiceAccounts {
             places: Arc::new((Semaphore::new(AT_ONCE), Semaphore::new(AT_ONCE))),
             away: Arc::default(),
             issuer: Arc::default(),
+            kept: None,
             pods,
             client: Arc::default(),
         }
+    }
+
+    /// With what was kept in this directory of a start before, and for the next one. Reads a small file.
+    #[must_use]
+    pub fn keeping(self, directory: &Path) -> Self {
+        let kept = Kept::new(directory, &self.settings);
+        kept.recall(&self.issuer);
+        Self { kept: Some(Arc::new(kept)), ..self }
     }
 
     /// Keeps what tokens are judged by while the API server is away, for ever.
@@ -92,7 +106,10 @@ impl ServiceAccounts {
                 Ok(client) => self.issuer.fetch(client).await,
                 Err(why) => Err(why),
             };
-            tokio::time::sleep(self.issuer.fetched(fetched)).await;
+            if let (Ok(keys), Some(kept)) = (&fetched, &self.kept) {
+                kept.write(keys.clone()).await;
+            }
+            tokio::time::sleep(self.issuer.fetched(fetched.map(drop))).await;
         }
     }
 

@@ -183,8 +183,26 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     let refused = gone.certificate(&stage, &gone.for_the_mesh).await.unwrap_err();
     assert!(refused.contains("Pod shop/late is not known"), "{refused}");
     call("without an API server").await;
+    keys_are_kept(&mut stage, &kept).await;
+    call("with a control plane that was started without an API server").await;
     stage.cluster.start_api().await;
     call("with an API server that was restarted").await;
+}
+
+/// A control plane that starts while the API server is away judges by the keys that the one before has seen, as long as they are its own.
+async fn keys_are_kept(stage: &mut Stage, shown: &Shown) {
+    let file = stage.mesh.path("control").join("cluster-keys.json");
+    stage.mesh.kill_control();
+    stage.mesh.start_control().await;
+    shown.certificate(stage, &shown.for_the_mesh).await.unwrap();
+    let refused = shown.certificate(stage, &shown.for_the_api_server).await.unwrap_err();
+    assert!(refused.contains("Audiences"), "{refused}");
+    // Without the file it knows none.
+    stage.mesh.kill_control();
+    std::fs::remove_file(&file).unwrap();
+    stage.mesh.start_control().await;
+    let refused = shown.certificate(stage, &shown.for_the_mesh).await.unwrap_err();
+    assert!(refused.contains("its keys are not known"), "{refused}");
 }
 
 /// Where the failure policy says so a Pod is made while the webhook is away, without a sidecar.

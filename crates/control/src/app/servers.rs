@@ -187,7 +187,9 @@ fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
     let keeper = parts.keeper.clone();
     let pods =
         move |whose: &Whose| whose.is(keeper.published().world.instance(&whose.instance()).map(|one| &**one));
-    let all = ServiceAccounts::new(parts.settings.cluster()?, &parts.settings.trust_domain, Arc::new(pods));
+    let settings = &parts.settings;
+    let all = ServiceAccounts::new(settings.cluster()?, &settings.trust_domain, Arc::new(pods));
+    let all = all.keeping(&settings.data_dir);
     tasks.spawn(all.clone().follow());
     Some(all)
 }

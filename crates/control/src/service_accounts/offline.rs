@@ -1,5 +1,5 @@
-//! Tokens while the API server is away: by the keys that it signs with, as they were while it was there, and by the Pod, as it was heard of
-//! last.
+//! Tokens while the API server is away: by the keys that it signs with, as they were while it was there (also before a start: `kept`), and by
+//! the Pod, as it was heard of last.
 //!
 //! What nobody can say then is what has become of the Pod and of its account since. So a token is good for as long as it says (an hour,
 //! where our injector has made the volume) although its Pod has been deleted meanwhile, but no longer than for [`OLD`] after the keys were
@@ -12,7 +12,7 @@ use kube::Client;
 use outrigger_identity::csr::service::Denied;
 use outrigger_model::token::{Claims, JwtProvider, Refusal, check_keys};
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{AUDIENCE, PATIENCE, Refused, USER};
@@ -29,6 +29,15 @@ const OLD: Duration = Duration::from_secs(24 * 3600);
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const KEYS: &str = "/openid/v1/jwks";
 
+/// What an API server says of itself as an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Keys {
+    /// Its name.
+    pub(super) issuer: String,
+    /// JWKS.
+    pub(super) keys: String,
+}
+
 /// The API server as an issuer of tokens.
 #[derive(Default)]
 pub(super) struct Issuer {
@@ -40,6 +49,15 @@ pub(super) struct Issuer {
 struct Known {
     provider: JwtProvider,
     at: Instant,
+    /// How old it was then.
+    age: Duration,
+}
+
+impl Known {
+    /// Whether the keys were seen lately enough.
+    fn holds(&self) -> bool {
+        self.age.saturating_add(self.at.elapsed()) < OLD
+    }
 }
 
 /// Whose a token is.
@@ -76,11 +94,11 @@ struct Object {
 impl Issuer {
     /// Whether it could judge.
     pub(super) fn is_known(&self) -> bool {
-        self.known.lock().as_ref().is_some_and(|known| known.at.elapsed() < OLD)
+        self.known.lock().as_ref().is_some_and(Known::holds)
     }
 
     /// Asks for its name and its keys.
-    pub(super) async fn fetch(&self, client: &Client) -> Result<(), String> {
+    pub(super) async fn fetch(&self, client: &Client) -> Result<Keys, String> {
         #[derive(Deserialize)]
         struct Said {
             issuer: String,
@@ -89,15 +107,17 @@ impl Issuer {
             .map_err(|error| format!("{DISCOVERY}: {error}"))?;
         let keys = asked(client, KEYS).await?;
         check_keys(&keys).map_err(|why| format!("{KEYS} {why}"))?;
-        self.keep(&said.issuer, &keys);
-        Ok(())
+        let keys = Keys { issuer: said.issuer, keys };
+        self.recall(&keys, Duration::ZERO);
+        Ok(keys)
     }
 
-    fn keep(&self, issuer: &str, keys: &str) {
-        let mut provider = JwtProvider::new(issuer, keys);
+    /// What was seen so long ago.
+    pub(super) fn recall(&self, keys: &Keys, age: Duration) {
+        let mut provider = JwtProvider::new(&keys.issuer, &keys.keys);
         provider.audiences = vec![AUDIENCE.to_owned()];
         provider.require_expiration = true;
-        *self.known.lock() = Some(Known { provider, at: Instant::now() });
+        *self.known.lock() = Some(Known { provider, at: Instant::now(), age });
     }
 
     /// When to look again.
@@ -116,7 +136,7 @@ impl Issuer {
     /// Whose a token is, if it is good. Costs a signature's check.
     pub(super) fn judge(&self, token: &str, now: SystemTime) -> Result<Whose, Refused> {
         let provider = match &*self.known.lock() {
-            Some(known) if known.at.elapsed() < OLD => known.provider.clone(),
+            Some(known) if known.holds() => known.provider.clone(),
             Some(_) => {
                 return Err(Refused::Unknown(Denied::new(format!(
                     "its keys have not been seen for {OLD:?}"

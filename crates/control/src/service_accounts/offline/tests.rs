@@ -35,10 +35,14 @@ fn token(change: impl FnOnce(&mut Value)) -> String {
     encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET)).unwrap()
 }
 
+fn keys() -> Keys {
+    let keys = json!({"keys": [{"kty": "oct", "alg": "HS256", "k": URL_SAFE_NO_PAD.encode(SECRET)}]});
+    Keys { issuer: ISSUER.to_owned(), keys: keys.to_string() }
+}
+
 fn issuer() -> Issuer {
     let issuer = Issuer::default();
-    let keys = json!({"keys": [{"kty": "oct", "alg": "HS256", "k": URL_SAFE_NO_PAD.encode(SECRET)}]});
-    issuer.keep(ISSUER, &keys.to_string());
+    issuer.recall(&keys(), Duration::ZERO);
     issuer
 }
 
@@ -106,6 +110,13 @@ async fn keys_that_nobody_has_seen_for_long_judge_nothing() {
     let issuer = issuer();
     assert!(issuer.is_known());
     tokio::time::advance(OLD).await;
+    let refused = why(issuer.judge(&token(|_| {}), now()).unwrap_err());
+    assert!(refused.contains("have not been seen") && !issuer.is_known(), "{refused}");
+    // A restart makes them no younger.
+    let (keys, hour) = (keys(), Duration::from_secs(3600));
+    issuer.recall(&keys, OLD - hour);
+    issuer.judge(&token(|_| {}), now()).unwrap();
+    tokio::time::advance(hour).await;
     let refused = why(issuer.judge(&token(|_| {}), now()).unwrap_err());
     assert!(refused.contains("have not been seen") && !issuer.is_known(), "{refused}");
 }
