@@ -20,15 +20,17 @@ const ETCD: &str = "http://127.0.0.1:2379";
 const IN_CLUSTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 /// Who a control plane is that was installed.
 pub const INSTALLED: &str = "system:serviceaccount:outrigger-system:outrigger-control";
+/// Who an agent of the CNI plugin is that was installed.
+pub const INSTALLED_CNI: &str = "system:serviceaccount:kube-system:outrigger-cni";
 /// The API server notes what the mesh asks of it.
 const AUDIT: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
     {"level": "Metadata", "users": ["mesh", "cni", "system:serviceaccount:outrigger-system:outrigger-control",
-        "system:serviceaccount:outrigger-system:outrigger-control-canary"]}, {"level": "None"}
+        "system:serviceaccount:outrigger-system:outrigger-control-canary", "system:serviceaccount:kube-system:outrigger-cni"]}, {"level": "None"}
 ]}"#;
 /// Of what a mesh needs; no scheduler: Pods say their node.
 const CONTROLLERS: &str = "serviceaccount-controller,namespace-controller,endpointslice-controller,\
      root-ca-certificate-publisher-controller,garbage-collector-controller,deployment-controller,replicaset-controller,\
-     statefulset-controller,job-controller";
+     statefulset-controller,job-controller,daemonset-controller";
 
 /// The programs of a control plane of Kubernetes.
 pub struct Programs {
@@ -243,7 +245,7 @@ impl Cluster {
         self.apply(&slice.to_string());
     }
 
-    /// What a user, `mesh`, `cni`, [`INSTALLED`] or its revision `canary`, has asked of the API server: its audit, one event for each question and its answer.
+    /// What a user, `mesh`, `cni`, [`INSTALLED`] or its revision `canary`, or [`INSTALLED_CNI`] has asked of the API server: its audit, one event for each question and its answer.
     pub fn audit(&self, user: &str) -> Vec<serde_json::Value> {
         let log = self.log("audit");
         let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());

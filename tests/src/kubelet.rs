@@ -1,7 +1,7 @@
 //! A small kubelet: it gives each Pod of its node a host of its own, runs the containers as processes there, probes them, restarts them,
 //! says how they are, and ends them in order. Real but for the container: names of images stand for programs of the test.
 //!
-//! As a kubelet does: what claims a volume waits until it has one; init containers one after the other, one that restarts always goes on and has to have started before the next; then
+//! As a kubelet does: what claims a volume waits until it has one; what asks for the network and files of its node has them, where it may; init containers one after the other, one that restarts always goes on and has to have started before the next; then
 //! containers in the order of the Pod, each after the `postStart` of the one before; probes, and what they cost; restarts with a back-off;
 //! at the end `preStop`, SIGTERM, what is left of the grace period, SIGKILL, and sidecars after all others.
 
@@ -79,6 +79,7 @@ impl Kubelet {
         let object: Node = serde_json::from_value(json!({
             "metadata": {"name": node, "labels": {
                 "topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": node,
+                "kubernetes.io/os": "linux",
             }},
         }))
         .expect("a Node");
@@ -238,22 +239,32 @@ impl Life {
             let _ = api.delete(&name, &now).await;
             return;
         }
-        let short = format!("p{}", fastrand::u32(..));
-        let net = self.shared.net.clone();
-        let host = tokio::task::spawn_blocking(move || net.host(&short)).await.expect("a host can be made");
+        let files = self.shared.network.as_ref().and_then(|network| network.node.clone());
+        let node = files.as_ref().filter(|_| container::is_in_node(&self.pod));
+        let host = match node {
+            Some(node) => node.host.clone(),
+            None => {
+                let (net, short) = (self.shared.net.clone(), format!("p{}", fastrand::u32(..)));
+                tokio::task::spawn_blocking(move || net.host(&short)).await.expect("a host can be made")
+            }
+        };
         self.shared.hosts.lock().insert(key.clone(), host.clone());
-        if let Some(names) = self.shared.names {
+        if let Some(names) = self.shared.names.filter(|_| node.is_none()) {
             host.resolv_conf(&format!(
                 "nameserver {names}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
             ));
         }
         let directory = self.shared.directory.path();
-        let surroundings = Surroundings::of(&self.shared.client, &self.pod, &host, directory).await;
+        let surroundings =
+            Surroundings::of(&self.shared.client, &self.pod, &host, directory, files.as_ref()).await;
+        let attached = self.shared.network.is_some() && !surroundings.in_node;
         let mut pod = Contents::of(&self.pod, surroundings);
         pod.say(&api).await;
         let is_over = tokio::select! {
             () = async {
-                self.attach(&host).await;
+                if attached {
+                    self.attach(&host).await;
+                }
                 pod.work(&api, &|container, words| self.program(container, words)).await;
             } => true,
             () = to_end(self.ends.clone()) => false,
@@ -268,7 +279,7 @@ impl Life {
         if is_over {
             to_end(self.ends.clone()).await;
         }
-        if self.shared.network.is_some() {
+        if attached {
             let _ = self.plugins("DEL", &host).await;
         }
         self.shared.hosts.lock().remove(&key);
@@ -285,9 +296,6 @@ impl Life {
 
     /// Has the plugins make its network, as often as it takes.
     async fn attach(&self, host: &Host) {
-        if self.shared.network.is_none() {
-            return;
-        }
         while let Err(error) = self.plugins("ADD", host).await {
             let file = File::options()
                 .create(true)

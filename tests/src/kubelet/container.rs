@@ -14,10 +14,14 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::mounts::Mount;
+use super::network::Node;
 use crate::netns::Host;
 
 /// Where Pods find the API server, by its Service.
 const API: [(&str, &str); 2] = [("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443")];
+/// Where those find it that are in the network of the node: that is its own host, which has no way to a Service.
+const IN_NODE: [(&str, &str); 2] =
+    [("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", "6443")];
 
 /// In the directory of a Pod.
 pub(super) const HISTORY: &str = "history";
@@ -29,18 +33,33 @@ pub(super) struct Surroundings {
     /// That any user may run.
     programs: PathBuf,
     pub(super) pod: Pod,
+    /// It is in the network of its node.
+    pub(super) in_node: bool,
     /// Where each volume is.
     volumes: BTreeMap<String, PathBuf>,
 }
 
 impl Surroundings {
-    /// `node` is the directory of the node, in which claims outlive their Pods.
-    pub(super) async fn of(client: &Client, pod: &Pod, host: &Host, node: &Path) -> Self {
+    /// `node` is the directory of the node, in which claims outlive their Pods; `files`, where it shows them to Pods.
+    pub(super) async fn of(
+        client: &Client,
+        pod: &Pod,
+        host: &Host,
+        node: &Path,
+        files: Option<&Node>,
+    ) -> Self {
         let namespace = pod.namespace().unwrap_or_default();
         let directory = node.join(format!("{namespace}_{}", pod.name_any()));
         let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
         let mut volumes = BTreeMap::new();
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            if let Some(path) = &volume.host_path {
+                let files = files.expect("a node that shows its files");
+                let place = files.place(&path.path);
+                std::fs::create_dir_all(&place).expect("root may make directories");
+                volumes.insert(volume.name.clone(), place);
+                continue;
+            }
             let place = match &volume.persistent_volume_claim {
                 Some(claim) => claim_in(node, &namespace, &claim.claim_name),
                 None => {
@@ -64,14 +83,17 @@ impl Surroundings {
         let programs = node.join("programs");
         std::fs::create_dir_all(&programs).expect("a directory of our own");
         crate::open_to_all(&programs);
-        Self { host: host.clone(), directory, programs, pod: pod.clone(), volumes }
+        let in_node = files.is_some() && is_in_node(pod);
+        Self { host: host.clone(), directory, programs, pod: pod.clone(), in_node, volumes }
     }
 
     pub(super) fn mounts(&self, container: &Container) -> Vec<Mount> {
         let mounts = container.volume_mounts.iter().flatten();
         let mount = |mount: &VolumeMount| {
             let (to, read_only) = (mount.mount_path.clone(), mount.read_only.unwrap_or(false));
-            Some(Mount { from: self.volumes.get(&mount.name)?.clone(), to, read_only })
+            let from = self.volumes.get(&mount.name)?.clone();
+            // What is there already has others mounted in it, which are not to be hidden.
+            (from != Path::new(&to)).then_some(Mount { from, to, read_only })
         };
         mounts.filter_map(mount).collect()
     }
@@ -104,8 +126,9 @@ impl Surroundings {
     }
 
     pub(super) fn environment(&self, container: &Container) -> BTreeMap<String, String> {
+        let api = if self.in_node { IN_NODE } else { API };
         let mut all: BTreeMap<String, String> =
-            API.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            api.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         for variable in container.env.iter().flatten() {
             let value = match &variable.value {
                 Some(text) => expanded(text, &all),
@@ -124,6 +147,11 @@ impl Surroundings {
             path => field_of(&self.pod, path),
         }
     }
+}
+
+/// Whether a Pod asks to be in the network of its node.
+pub(super) fn is_in_node(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
 }
 
 /// What a Pod says of itself.

@@ -2,23 +2,57 @@
 //! what the one before has said.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::mounts::{self, Mount};
 use crate::netns::Host;
 
 /// The plugin that stands for whatever gives Pods of a cluster their network; here that is the [`Host`], which is made already.
 pub const HOST: &str = "host-of-the-test";
 
 /// Where plugins and their configuration are.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Network {
     /// `/etc/cni/net.d` of a node.
     pub configurations: PathBuf,
     /// `/opt/cni/bin` of a node.
     pub plugins: PathBuf,
+    /// Absent: all Pods have a network of their own, and none has files of the node.
+    pub node: Option<Node>,
+}
+
+/// A node whose network and files Pods may have.
+#[derive(Clone)]
+pub struct Node {
+    /// Where those Pods run.
+    pub host: Host,
+    /// What the node has in `/run`, but for network namespaces. All else of it is where it is said to be.
+    pub run: PathBuf,
+}
+
+impl Node {
+    /// Where a file of the node is.
+    pub(super) fn place(&self, path: &str) -> PathBuf {
+        let path = Path::new(path);
+        path.strip_prefix("/run").map_or_else(|_| path.to_owned(), |below| self.run.join(below))
+    }
+
+    /// A program that finds what the node has in `/run`.
+    fn program(&self, scratch: &Path, program: &Path) -> Result<Command, String> {
+        let wrong = |error: std::io::Error| format!("{}: {error}", self.run.display());
+        let mut mounts = Vec::new();
+        for entry in std::fs::read_dir(&self.run).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            let to = format!("/run/{}", entry.file_name().to_string_lossy());
+            mounts.push(Mount { from: entry.path(), to, read_only: false });
+        }
+        let mut command = Command::new("unshare");
+        command.arg("--mount").args(mounts::words("node", scratch, false, false, &mounts)).arg(program);
+        Ok(command)
+    }
 }
 
 /// For whom a plugin is called.
@@ -105,9 +139,16 @@ impl Network {
         to: &Attachment<'_>,
         config: &Value,
     ) -> Result<Value, Value> {
-        let mut process = Command::new(self.plugins.join(kind));
+        let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let (inside, program) = (scratch.path().join("root"), self.plugins.join(kind));
+        std::fs::create_dir(&inside).map_err(|error| error.to_string())?;
+        let mut process = match &self.node {
+            Some(node) => node.program(&inside, &program)?,
+            None => Command::new(program),
+        };
         process
             .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", "c0ffee")
             .env("CNI_IFNAME", "eth0");

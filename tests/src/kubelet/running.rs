@@ -70,6 +70,7 @@ impl Running {
             &around.pod.metadata.name.clone().unwrap_or_default(),
             &scratch,
             sealed.unwrap_or(false),
+            around.in_node,
             &mounts,
         );
         let user = around.user(container).filter(|user| *user != 0).map(|user| user.to_string());

@@ -8,8 +8,9 @@ use outrigger_tests::mesh::Process;
 use super::*;
 
 mod chain;
+mod daemon_set;
 
-const PLUGIN: &str = env!("CARGO_BIN_EXE_outrigger-cni-under-test");
+pub(super) const PLUGIN: &str = env!("CARGO_BIN_EXE_outrigger-cni-under-test");
 /// Readiness and metrics of the agent.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15024);
 
@@ -55,7 +56,7 @@ impl Files {
     }
 
     fn network(&self) -> Network {
-        Network { configurations: self.path("net.d"), plugins: self.path("bin") }
+        Network { configurations: self.path("net.d"), plugins: self.path("bin"), node: None }
     }
 
     /// The plugins that Pods are shown to, in their order.
@@ -111,7 +112,7 @@ async fn ends(mut agent: Process) -> bool {
     }
 }
 
-/// Applies what of the manifest is the plugin's. Its DaemonSet has no controller here: the tests are that.
+/// Applies what of the manifest is the plugin's. The Pods of its DaemonSet come to no node here: the tests start agents.
 fn installed(cluster: &Cluster, more: &[&str]) {
     let words = ["cni.enabled=true"].iter().chain(more).flat_map(|words| ["--set", words]);
     let mut command = std::process::Command::new(BINARY);
@@ -342,7 +343,9 @@ async fn pods_from_before_the_plugin_are_mended_and_it_goes_only_with_its_daemon
     std::fs::remove_file(files.path("net.d/05-new.conf.conflist")).unwrap();
     assert_eq!(files.plugins(), [HOST]);
 
-    rights(&stage.cluster);
+    // All that it may, and nothing else.
+    let all = ["create pods/eviction", "get daemonsets", "get pods", "list pods", "patch pods", "watch pods"];
+    assert_eq!(asked(&stage.cluster, "cni"), all);
 }
 
 /// What is never tried again is mended before its check gives up, by an agent that starts meanwhile.
@@ -397,9 +400,9 @@ async fn put_back(files: &Files) {
     assert!(files.path("net.d/05-new.conf.conflist").exists() && !files.path("net.d/05-new.conf").exists());
 }
 
-/// Nothing that it asked was forbidden, and of what it may do nothing was not asked.
-fn rights(cluster: &Cluster) {
-    let audit = cluster.audit("cni");
+/// What an agent has asked of the API server, none of which was forbidden.
+fn asked(cluster: &Cluster, user: &str) -> Vec<String> {
+    let audit = cluster.audit(user);
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut asked: Vec<String> = audit
         .iter()
@@ -412,9 +415,5 @@ fn rights(cluster: &Cluster) {
         .collect();
     asked.sort();
     asked.dedup();
-    // All that it may, and nothing else.
-    assert_eq!(
-        asked,
-        ["create pods/eviction", "get daemonsets", "get pods", "list pods", "patch pods", "watch pods"]
-    );
+    asked
 }

@@ -37,7 +37,17 @@ fn shipped() -> Images {
     let mut images = images();
     let proxy = images.remove("outrigger/proxy:test").unwrap();
     images.insert("outrigger-proxy:0.1.0", proxy);
-    images.insert("outrigger:0.1.0", Box::new(|words| (PathBuf::from(BINARY), words.to_vec())));
+    images.insert(
+        "outrigger:0.1.0",
+        Box::new(|words| {
+            let mut words = words.to_vec();
+            if words.first().is_some_and(|word| word == "cni") {
+                // In the image it is beside the program.
+                words.extend(["--binary", cni::PLUGIN].map(str::to_owned));
+            }
+            (PathBuf::from(BINARY), words)
+        }),
+    );
     images
 }
 
@@ -49,6 +59,15 @@ impl Installed {
 
     /// Into a cluster that has the definitions in these folders, and nothing else.
     pub(super) async fn start_beside(definitions: &[PathBuf]) -> Option<Self> {
+        Self::start_as(definitions, &[], |_| None).await
+    }
+
+    /// The same with these words for `outrigger install`, and with a network of Pods that the host of the node may have a say in.
+    pub(super) async fn start_as(
+        definitions: &[PathBuf],
+        words: &[&str],
+        network: impl FnOnce(&Host) -> Option<Network>,
+    ) -> Option<Self> {
         let programs = able()?;
         let net = Arc::new(Net::new());
         let master = net.host("master");
@@ -57,13 +76,15 @@ impl Installed {
         let client = cluster.client().await;
         let services = Services::start(client.clone(), net.clone(), &master).await;
         let names = Some(services.names());
-        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, shipped(), None, names)).await;
+        let network = network(&master);
+        let kubelet = master.run(Kubelet::start(NODE, "eu-1", client, net, shipped(), network, names)).await;
         for file in definitions.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
             cluster
                 .kubectl(&["apply", "--server-side", "-f", &file.unwrap().path().to_string_lossy()])
                 .unwrap();
         }
-        let installed = cluster.kubectl_with(&outrigger(&["install"]), &["apply", "--server-side"]);
+        let text = outrigger(&[&["install"], words].concat());
+        let installed = cluster.kubectl_with(&text, &["apply", "--server-side"]);
         installed.unwrap_or_else(|error| panic!("{error}"));
         Some(Self { place: Place { kubelet, cluster }, _services: services })
     }
@@ -283,7 +304,7 @@ async fn an_empty_cluster_is_all_that_it_needs() {
 }
 
 /// It goes, and what runs goes on; Pods that come then have no sidecar, and nobody waits for one.
-async fn taken_out(installed: &Installed) {
+pub(super) async fn taken_out(installed: &Installed) {
     let place = &installed.place;
     let gone = place.cluster.kubectl_with(&outrigger(&["uninstall"]), &["delete", "--ignore-not-found"]);
     gone.unwrap_or_else(|error| panic!("{error}"));
