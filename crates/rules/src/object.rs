@@ -203,6 +203,7 @@ impl<'c> Run<'c> {
             origin,
             api_version: String::new(),
             labels,
+            opaque: String::new(),
             created: None,
             options: self.options,
             patterns_left: self.patterns_left,

@@ -88,6 +88,8 @@ pub(crate) struct Reader<'c> {
     pub(crate) api_version: String,
     /// Of the object's metadata.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Of a Service's annotations, which of its ports are bytes.
+    pub(crate) opaque: String,
     /// When the object was made, if its metadata says so, as `2026-01-31T10:00:00Z`.
     pub(crate) created: Option<String>,
     pub(crate) options: &'c ParseOptions,

@@ -38,6 +38,8 @@ const MODE: &str = "sidecar.istio.io/interceptionMode";
 /// Linkerd's word for who may call where no policy says it, and those of its values that let in fewer than are let in here.
 const POLICY: &str = "config.linkerd.io/default-inbound-policy";
 const CLOSED: [&str; 4] = ["deny", "all-authenticated", "cluster-authenticated", "cluster-unauthenticated"];
+/// Read of Services.
+const OPAQUE: &str = "config.linkerd.io/opaque-ports";
 /// Whether the application's metrics are merged with the sidecar's.
 pub(super) const MERGING: &str = "prometheus.istio.io/merge-metrics";
 /// The first that is there.
@@ -348,7 +350,12 @@ fn unknown(all: &Fields) -> Vec<String> {
     };
     let ours = |key: &&String| DIALECTS.iter().any(|dialect| key.starts_with(dialect));
     let unknown = all.keys().filter(ours).filter(|key| !known(key));
-    unknown.map(|key| format!("annotation {key} has no meaning here")).collect()
+    let told = |key: &String| match key.as_str() {
+        // Both ends have to know it, and clients go by the Service.
+        OPAQUE => format!("annotation {key} has no meaning at Pods and namespaces: it counts at the Service"),
+        key => format!("annotation {key} has no meaning here"),
+    };
+    unknown.map(told).collect()
 }
 
 fn wrong(name: &str, value: &str, wanted: &str) -> InjectError {

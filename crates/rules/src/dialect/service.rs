@@ -16,6 +16,8 @@ use crate::intent::{
 use crate::reader::{At, Fields, Reader, Table};
 use crate::yaml::Value;
 
+mod opaque;
+
 /// Fields of a Service that mean something to the mesh. Others come with every version of Kubernetes, and are the cluster's own.
 pub const FIELDS: &[&str] = &[
     "ports",
@@ -35,7 +37,7 @@ pub const PORT_FIELDS: &[&str] = &["port", "name", "protocol", "targetPort", "ap
 
 /// What is said of a Service in annotations and has no effect here: the annotation, or how it begins, the values that ask for nothing else
 /// than what is done, and what to do instead.
-const ANNOTATIONS: [(&str, &[&str], &str); 8] = [
+const ANNOTATIONS: [(&str, &[&str], &str); 7] = [
     ("service.kubernetes.io/topology-mode", &["Disabled", "disabled", ""], NEAR),
     ("service.kubernetes.io/topology-aware-hints", &["Disabled", "disabled", ""], NEAR),
     (
@@ -46,11 +48,6 @@ const ANNOTATIONS: [(&str, &[&str], &str); 8] = [
     ("retry.linkerd.io/", &[], "TrafficRules have retry"),
     ("timeout.linkerd.io/", &[], "TrafficRules have timeout"),
     ("balancer.linkerd.io/", &[], "TrafficRules have circuitBreaker and loadBalancing"),
-    (
-        "config.linkerd.io/opaque-ports",
-        &[""],
-        "a port whose bytes nobody is to look into has appProtocol: tcp, or a name that begins with tcp-",
-    ),
     ("config.linkerd.io/", &[], "what it asks of a sidecar stands at its Pods or their namespace"),
 ];
 const NEAR: &str = "hints of the cluster's EndpointSlices are not followed; spec.trafficDistribution, or localityLbSetting of a DestinationRule, keeps requests near";
@@ -69,7 +66,7 @@ const SPEC: Table = Table::new("a Service", FIELDS).ignored(&[
 const PORT: Table = Table::new("a port", PORT_FIELDS).ignored(&["nodePort"]);
 
 /// What a port speaks, by `appProtocol` or by the part of its name before the first `-`, as in Istio.
-const PROTOCOLS: [(&str, ServiceProtocol); 16] = [
+const PROTOCOLS: [(&str, ServiceProtocol); 18] = [
     ("http", ServiceProtocol::Http),
     ("http2", ServiceProtocol::Http2),
     ("kubernetes.io/h2c", ServiceProtocol::Http2),
@@ -82,6 +79,8 @@ const PROTOCOLS: [(&str, ServiceProtocol); 16] = [
     ("https", ServiceProtocol::Tls),
     ("tls", ServiceProtocol::Tls),
     ("tcp", ServiceProtocol::Tcp),
+    ("linkerd.io/tcp", ServiceProtocol::Tcp),
+    ("linkerd.io/opaque", ServiceProtocol::Tcp),
     ("mongo", ServiceProtocol::Tcp),
     ("mysql", ServiceProtocol::Tcp),
     ("redis", ServiceProtocol::Tcp),
@@ -118,9 +117,16 @@ pub(super) fn read(reader: &mut Reader<'_>, spec: &At<'_>) -> Vec<Intent> {
     if intent.ports.is_empty() { Vec::new() } else { vec![Intent::Service(intent)] }
 }
 
-/// Says which annotations have no effect.
+/// Says which annotations have no effect, and takes up what has.
 pub(crate) fn annotated(reader: &mut Reader<'_>, at: &At<'_>, all: &BTreeMap<String, String>) {
     for (name, value) in all {
+        if name == opaque::NAME {
+            if let Some(why) = opaque::wrong(value) {
+                reader.warn(code::NO_EFFECT, at, format!("{}: of {} {why}", at.path, quote(name)));
+            }
+            reader.opaque.clone_from(value);
+            continue;
+        }
         let known = ANNOTATIONS.iter().find(|(known, ..)| match known.ends_with('/') {
             true => name.starts_with(known),
             false => name == known,
@@ -254,6 +260,7 @@ fn port(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(u16, ServicePort)> {
             }
             known.unwrap_or_default()
         }
+        None if opaque::has(&reader.opaque, number?, &name) => ServiceProtocol::Tcp,
         None => by_name(&name, number?),
     };
     Some((number?, ServicePort { name, protocol, target, target_name }))
@@ -389,7 +396,7 @@ ports:
             ("networking.istio.io/exportTo: '.'", "every namespace knows the Service"),
             ("retry.linkerd.io/http: 5xx", "TrafficRules have retry"),
             ("timeout.linkerd.io/request: 9s", "TrafficRules have timeout"),
-            ("config.linkerd.io/opaque-ports: '25'", "a name that begins with tcp-"),
+            ("config.linkerd.io/opaque-ports: '25,70000'", "has no effect: it is no port"),
             ("config.linkerd.io/skip-inbound-ports: '25'", "stands at its Pods"),
             (
                 "balancer.linkerd.io/failure-accrual: consecutive",
@@ -405,11 +412,23 @@ ports:
         for said in [
             "service.kubernetes.io/topology-mode: Disabled",
             "networking.istio.io/exportTo: '*'",
+            "config.linkerd.io/opaque-ports: '25,3306-3310,sql'",
             "service.kubernetes.io/topology-modes: Auto",
             "prometheus.io/scrape: 'true'",
         ] {
             assert_eq!(annotated(said), [""; 0], "{said}");
         }
+    }
+
+    #[test]
+    fn linkerd_s_opaque_ports_are_bytes_unless_their_protocol_is_said() {
+        let ports = "ports: [{port: 80, name: http}, {port: 81, name: web}, {port: 82, name: sql}, {port: 83, appProtocol: http}, \
+                     {port: 84, appProtocol: linkerd.io/opaque}, {port: 85, appProtocol: linkerd.io/tcp}]";
+        let annotations = "namespace: shop, annotations: {config.linkerd.io/opaque-ports: '80,83,sql'}}";
+        let found = service(&text(ports).replacen("namespace: shop}", annotations, 1));
+        use ServiceProtocol::{Detect, Http, Tcp};
+        let spoken: Vec<_> = found.ports.values().map(|port| port.protocol).collect();
+        assert_eq!(spoken, [Tcp, Detect, Tcp, Http, Tcp, Tcp]);
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn what_is_not_known_is_warned_about_by_name() {
     ];
     let (_, warnings) = injected(&with_annotations(&all), &settings());
     let all = warnings.join("\n");
-    for word in ["componentLogLevel", "opaque-ports", "wait-before-exit", "tracing", "TPROXY"] {
+    for word in ["componentLogLevel", "counts at the Service", "wait-before-exit", "tracing", "TPROXY"] {
         assert!(all.contains(word), "{word}: {all}");
     }
     for word in

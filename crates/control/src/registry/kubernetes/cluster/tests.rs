@@ -67,6 +67,25 @@ fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
     assert!(cluster.on.is_empty());
 }
 
+/// Linkerd's word, as whoever annotates a Service means it: clients and servers alike.
+#[test]
+fn ports_that_a_service_calls_opaque_are_bytes_at_its_pods_too() {
+    let spoken = |annotations: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: reviews, namespace: shop, annotations: {annotations}}}\n\
+             spec: {{selector: {{app: reviews}}, ports: [{{port: 80, name: http, targetPort: web}}]}}\n"
+        );
+        let mut parsed = parse_with("", &text, &ParseOptions::default());
+        let mut cluster = Cluster::new(String::new());
+        cluster.put(SERVICE, &named("reviews"), Thing::Rule(parsed.objects.pop().map(Box::new)));
+        let said = cluster.put(POD, &named("a"), pod("a", json!({"app": "reviews"}), true));
+        let [instance] = instances(&said).try_into().unwrap();
+        instance.port(9080).unwrap().protocol
+    };
+    assert_eq!(spoken("{config.linkerd.io/opaque-ports: '80'}"), Protocol::Tcp);
+    assert_eq!(spoken("{config.linkerd.io/opaque-ports: '9080'}"), Protocol::Http);
+}
+
 /// What a sidecar calls itself in its metrics, and what others call it.
 #[test]
 fn a_workload_has_one_name_at_both_ends() {
