@@ -23,6 +23,7 @@ use crate::BINARY;
 
 mod chart;
 mod cni;
+mod hints;
 mod installed;
 mod kinds;
 mod kubelet;
