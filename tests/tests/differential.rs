@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_tests::require;
 use tokio::sync::Semaphore;
 
+mod ages;
 mod apps;
 mod balancing;
 mod case;
@@ -32,6 +33,7 @@ fn groups() -> Vec<Group> {
         filters::groups(),
         balancing::groups(),
         sessions::groups(),
+        ages::groups(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -82,6 +84,7 @@ async fn the_same_resources_mean_the_same_to_our_sidecar_and_to_an_envoy() {
     let on_stage: Vec<&Group> = groups.iter().chain(&of_rates).collect();
     let stage = Arc::new(Stage::set(&envoy, &on_stage).await);
     rates::compare(&stage).await;
+    ages::compare(&stage).await;
     let all = compare(&stage, groups).await;
     // What both leave out would be the same, too.
     let limited = |(name, [ours, _]): &(String, [String; 2])| {

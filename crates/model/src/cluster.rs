@@ -88,6 +88,10 @@ pub struct Cluster {
     /// Streams of one HTTP/2 connection at a time, beside what the peer allows; 0 is unlimited.
     #[serde(default)]
     pub max_streams_per_connection: u32,
+    /// A pooled connection takes no request once it is so old, and ends when it has none (`max_connection_duration`). Absent: it does not
+    /// age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection_duration: Option<Duration>,
     /// How long one attempt of a request may last, to the end of its response (`max_stream_duration`). Absent: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stream_duration: Option<Duration>,
@@ -130,6 +134,7 @@ impl Cluster {
             idle_timeout: Duration::from_secs(3600),
             max_requests_per_connection: 0,
             max_streams_per_connection: 0,
+            max_connection_duration: None,
             max_stream_duration: None,
             origin: None,
         }

@@ -141,6 +141,9 @@ pub struct HttpConnection {
     pub max_stream_duration: Option<Duration>,
     /// A connection without requests is closed after this time. Default 1 h; zero is off.
     pub idle_timeout: Duration,
+    /// A connection that is so old takes leave: what it has under way goes on (`max_connection_duration`). Absent: it does not age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection_duration: Option<Duration>,
     /// What is made equal in paths before routing and policy (`normalize_path` and its siblings).
     #[serde(default)]
     pub path: PathNormalization,
@@ -169,6 +172,7 @@ impl HttpConnection {
             stream_idle_timeout: Duration::from_secs(300),
             max_stream_duration: None,
             idle_timeout: Duration::from_secs(3600),
+            max_connection_duration: None,
             path: PathNormalization::default(),
             upgrades: websocket(),
         }
@@ -231,6 +235,24 @@ pub struct TcpProxy {
     pub clusters: Vec<WeightedCluster>,
     /// A tunnel without any byte in either direction ends after this time. Default 1 h; zero is off.
     pub idle_timeout: Duration,
+    /// A connection ends when it is so old, whatever is on its way (`max_downstream_connection_duration`). Absent: it does not age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<Duration>,
+}
+
+impl TcpProxy {
+    /// To these clusters, by weight, with an hour for silence.
+    pub fn new(clusters: Vec<WeightedCluster>) -> Self {
+        Self { clusters, idle_timeout: Duration::from_secs(3600), max_duration: None }
+    }
+
+    /// The first of its times for a connection on which nothing ever comes; zero: it has none.
+    pub fn quiet(&self) -> Duration {
+        match self.max_duration {
+            Some(longest) if self.idle_timeout.is_zero() || longest < self.idle_timeout => longest,
+            _ => self.idle_timeout,
+        }
+    }
 }
 
 /// What is known of a connection when its filter chain is chosen.

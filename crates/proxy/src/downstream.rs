@@ -75,7 +75,7 @@ const HTTP: [&str; 2] = ["http/1.1", "h2c"];
 /// Stands in records of connections that found no listener or chain.
 static NOWHERE: LazyLock<(Arc<ListenerHandle>, Arc<ChainHandle>)> = LazyLock::new(|| {
     let config = Listener { chains: Vec::new(), ..Listener::new(String::new(), Direction::Inbound) };
-    let tcp = TcpProxy { clusters: Vec::new(), idle_timeout: std::time::Duration::ZERO };
+    let tcp = TcpProxy::new(Vec::new());
     let chain = ChainHandle {
         name: String::new(),
         tls: None,

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::balance;
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Side, Stage};
-use crate::http::timeout::{Timer, after};
+use crate::http::timeout::{Timer, after, earlier};
 use crate::memory::{Account, Told};
 use crate::proof::Proof;
 use crate::protocol::Protocol;
@@ -315,7 +315,7 @@ impl Tunnel {
         record.tcp_opened();
         let shown = Instant::now();
         let (up, down, timer) = (Half::new(), Half::new(), Timer::default());
-        let deadline = after(shown, tcp.config.idle_timeout);
+        let deadline = earlier(after(shown, tcp.config.idle_timeout), ends(tcp, &info));
         let downstream = downstream.answer();
         Some(Box::new(Self { record, downstream, upstream, up, down, waits: None, timer, deadline, shown }))
     }
@@ -350,17 +350,39 @@ impl Tunnel {
         let (up, down) = (&self.up, &self.down);
         if up.bytes + down.bytes != before {
             let now = Instant::now();
-            self.deadline = after(now, self.idle());
+            let Times { idle, ends } = self.times();
+            self.deadline = earlier(after(now, idle), ends);
             if now.saturating_duration_since(self.shown) > PROGRESS {
                 self.shown = now;
                 self.record.tcp_progress();
             }
         }
         self.timer.poll(cx, self.deadline).map(|()| {
-            let detail = format!("no byte in either direction for {:?}", self.idle());
+            let Times { idle, ends } = self.times();
+            if ends.is_some_and(|ends| ends <= Instant::now()) {
+                return Err(outlived(Stage::Forward));
+            }
+            let detail = format!("no byte in either direction for {idle:?}");
             Err(Failure::local(Stage::Forward, FailureKind::IdleTimeout(408), detail))
         })
     }
+}
+
+/// When a connection ends, whatever is on its way.
+fn ends(tcp: &TcpHandle, info: &ConnInfo) -> Option<Instant> {
+    tcp.config.max_duration.map(|longest| info.started + longest)
+}
+
+/// It is as old as one may be.
+pub fn outlived(stage: Stage) -> Failure {
+    let detail = "the connection has lasted as long as its listener lets it";
+    Failure::local(stage, FailureKind::StreamDuration(408), detail)
+}
+
+/// How long a tunnel may go still (zero: for ever), and when it ends all the same.
+struct Times {
+    idle: Duration,
+    ends: Option<Instant>,
 }
 
 /// What a tunnel holds of the worker's memory, in so many directions.
@@ -370,12 +392,12 @@ struct Waits {
 }
 
 impl Tunnel {
-    /// Nothing may go still for longer; zero: for ever.
-    fn idle(&self) -> Duration {
-        match &self.record.conn.chain.terminal {
-            TerminalHandle::Tcp(tcp) => tcp.config.idle_timeout,
+    fn times(&self) -> Times {
+        let info = &self.record.conn;
+        match &info.chain.terminal {
+            TerminalHandle::Tcp(tcp) => Times { idle: tcp.config.idle_timeout, ends: ends(tcp, info) },
             // Only chains that end so come here.
-            TerminalHandle::Http(_) => Duration::ZERO,
+            TerminalHandle::Http(_) => Times { idle: Duration::ZERO, ends: None },
         }
     }
 

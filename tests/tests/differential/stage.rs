@@ -28,7 +28,12 @@ const DESTINATIONS: &[&str] = &[
     "gradient-1:80",
     "gradient-2:80",
     "gradient-3:80",
+    "aged-1:80",
+    "aged-2:80",
 ];
+
+/// Where connections grow old: one for requests and one for bytes.
+pub const AGED: [usize; 2] = [DESTINATIONS.len() - 2, DESTINATIONS.len() - 1];
 
 /// The listener of each, and what it has of limits.
 fn listeners() -> [(&'static str, Option<(&'static str, Value)>); DESTINATIONS.len()] {
@@ -56,6 +61,8 @@ fn listeners() -> [(&'static str, Option<(&'static str, Value)>); DESTINATIONS.l
         ("gradient-1", gradient(1, json!({}))),
         ("gradient-2", gradient(2, json!({ "concurrency_limit_exceeded_status": { "code": 429 } }))),
         ("gradient-3", gradient(1, json!({ "enabled": { "default_value": false, "runtime_key": "off" } }))),
+        ("aged-1", None),
+        ("aged-2", None),
     ]
 }
 
@@ -218,23 +225,32 @@ fn listener(name: &str, address: SocketAddr, limit: Option<&(&str, Value)>) -> V
         filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({})),
     ];
     let filters: Vec<Value> = limit.into_iter().chain(others).collect();
-    let manager = json!({
+    let mut manager = json!({
         "stat_prefix": name,
         "rds": { "route_config_name": "routes", "config_source": ads() },
         "http_filters": filters,
         "normalize_path": true,
         "merge_slashes": true,
     });
+    if name == "aged-1" {
+        manager["common_http_protocol_options"] = json!({ "max_connection_duration": "2s" });
+        manager["drain_timeout"] = "0.5s".into();
+    }
     let manager = filter(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         manager,
     );
+    let bytes = filter(
+        "envoy.filters.network.tcp_proxy",
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        json!({ "stat_prefix": name, "cluster": "a", "max_downstream_connection_duration": "2s" }),
+    );
     json!({
         "name": name,
         "address": socket(address),
         "traffic_direction": "OUTBOUND",
-        "filter_chains": [{ "filters": [manager] }],
+        "filter_chains": [{ "filters": [if name == "aged-2" { bytes } else { manager }] }],
     })
 }
 

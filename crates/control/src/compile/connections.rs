@@ -8,7 +8,9 @@ use std::time::Duration;
 use outrigger_model::cluster::NOWHERE;
 use outrigger_model::listener::{ChainMatch, FilterChain, TcpProxy, Terminal, TransportMatch};
 use outrigger_model::route::WeightedCluster;
-use outrigger_rules::intent::{AttachedIntent, Carried, ObjectKind, Origin, RouteIntent, TcpMatch};
+use outrigger_rules::intent::{
+    AttachedIntent, Carried, ConnectionPool, ObjectKind, Origin, RouteIntent, TcpMatch,
+};
 
 use super::attached::shares;
 use super::chains::chain;
@@ -189,19 +191,24 @@ fn applies(lens: &Lens<'_>, m: &TcpMatch, port: u16) -> bool {
 }
 
 /// A TCP proxy of a destination. A connection is for one of several clusters, and may be silent for the shortest time that the rule of
-/// one of them says, or else that of the destination, or an hour.
+/// one of them says, or else that of the destination, or an hour. So it is of its age, which else has no end.
 pub(super) fn tcp(lens: &Lens<'_>, outbound: &Outbound<'_>, clusters: Vec<WeightedCluster>) -> Terminal {
     // Off: ten years.
     let off = |said: Duration| if said.is_zero() { Duration::from_secs(315_360_000) } else { said };
     let targets = clusters.iter().filter_map(|share| Outbound::parse(&share.cluster));
-    let said = targets.filter_map(|target| idle_timeout(lens, &target)).map(off).min();
-    let said = said.or_else(|| idle_timeout(lens, outbound).map(off));
-    let idle_timeout = said.unwrap_or(Duration::from_secs(3600));
-    Terminal::Tcp(TcpProxy { clusters, idle_timeout })
+    let of_targets: Vec<ConnectionPool> = targets.filter_map(|target| pool(lens, &target)).collect();
+    let of_all = pool(lens, outbound);
+    let shortest = |time: &dyn Fn(&ConnectionPool) -> Option<Duration>| {
+        of_targets.iter().filter_map(time).min().or_else(|| of_all.as_ref().and_then(time))
+    };
+    let silence = shortest(&|pool: &ConnectionPool| pool.tcp_idle_timeout.map(off));
+    let max_duration = shortest(&|pool: &ConnectionPool| pool.max_connection_duration);
+    let plain = TcpProxy::new(clusters);
+    Terminal::Tcp(TcpProxy { idle_timeout: silence.unwrap_or(plain.idle_timeout), max_duration, ..plain })
 }
 
-/// How long a connection may be silent, as the rule of a destination says.
-fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Option<Duration> {
+/// What the rule of a destination says of connections.
+fn pool(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Option<ConnectionPool> {
     let rule = match outbound.address() {
         None => lens.resolve(outbound.host),
         // A call to the address of a workload obeys the policy of its service.
@@ -209,5 +216,5 @@ fn idle_timeout(lens: &Lens<'_>, outbound: &Outbound<'_>) -> Option<Duration> {
     };
     let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
     let rule = lens.destination_for(&rule?)?;
-    rule.effective(subset, outbound.port).connection_pool?.tcp_idle_timeout
+    rule.effective(subset, outbound.port).connection_pool
 }

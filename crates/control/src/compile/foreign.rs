@@ -382,9 +382,10 @@ fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
     lacks("capacity of what is near", cluster.capacity.take().is_some());
     lacks("limits but of requests in flight", std::mem::replace(&mut cluster.limits, limits) != limits);
     lacks("connect timeout of the rule's", cluster.connect_timeout != plain.connect_timeout);
+    let ages = cluster.max_connection_duration.take().is_some();
     lacks(
         "limits of a connection's age",
-        cluster.idle_timeout != plain.idle_timeout || cluster.max_requests_per_connection > 0,
+        cluster.idle_timeout != plain.idle_timeout || cluster.max_requests_per_connection > 0 || ages,
     );
     lacks("TCP keep-alive of a rule's", cluster.keepalive.take().is_some());
     let streams = std::mem::take(&mut cluster.max_streams_per_connection);

@@ -3,7 +3,6 @@
 //! as well.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use outrigger_model::listener::{
     ChainMatch, Direction, FilterChain, HttpFilter, Listener, RouteSource, ServerTls, TcpProxy, Terminal,
@@ -72,12 +71,7 @@ fn chains(lens: &Lens<'_>, own: &Instance, address: SocketAddr, protocol: Protoc
     let mode = lens.mtls_mode(own, address.port());
     let cluster = ingress::cluster_name(lens, address);
     let web = || web(lens, own, address.port(), &cluster);
-    let tcp = || {
-        Terminal::Tcp(TcpProxy {
-            clusters: vec![WeightedCluster::only(cluster.clone())],
-            idle_timeout: Duration::from_secs(3600),
-        })
-    };
+    let tcp = || Terminal::Tcp(TcpProxy::new(vec![WeightedCluster::only(cluster.clone())]));
     let on = |transport, protocols: &[&str]| ChainMatch {
         transport,
         application_protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),

@@ -17,6 +17,7 @@ pub(super) fn limits(cluster: &mut Cluster, pool: &ConnectionPool) {
     cluster.connect_timeout = pool.connect_timeout.unwrap_or(cluster.connect_timeout);
     cluster.idle_timeout = pool.http_idle_timeout.unwrap_or(cluster.idle_timeout);
     cluster.max_requests_per_connection = pool.max_requests_per_connection.unwrap_or(0);
+    cluster.max_connection_duration = pool.max_connection_duration;
     cluster.max_streams_per_connection = pool.max_streams_per_connection.unwrap_or(0);
     if pool.h2_upgrade == Some(H2Upgrade::Always) {
         cluster.protocol = UpstreamProtocol::Http2;

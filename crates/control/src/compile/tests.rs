@@ -348,10 +348,12 @@ spec: {{host: catalog, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, subjectAltNam
 }
 
 #[test]
-fn the_idle_timeout_of_a_tcp_service_is_its_rules() {
-    for (spec, seconds) in
-        [("idleTimeout: 30s", 30), ("idleTimeout: 0s", 315_360_000), ("maxConnections: 5", 3600)]
-    {
+fn the_idle_timeout_and_the_age_of_connections_of_a_tcp_service_are_its_rules() {
+    for (spec, seconds, age) in [
+        ("idleTimeout: 30s", 30, None),
+        ("idleTimeout: 0s, maxConnectionDuration: 1h", 315_360_000, Some(3600)),
+        ("maxConnections: 5", 3600, None),
+    ] {
         let rule = format!(
             "
 apiVersion: networking.istio.io/v1
@@ -366,7 +368,10 @@ spec: {{host: stock, trafficPolicy: {{connectionPool: {{tcp: {{{spec}}}}}}}}}
             panic!()
         };
         let Terminal::Tcp(tcp) = &listener.chains[0].terminal else { panic!() };
-        assert_eq!(tcp.idle_timeout.as_secs(), seconds, "{spec}");
+        let found = (tcp.idle_timeout.as_secs(), tcp.max_duration.map(|age| age.as_secs()));
+        assert_eq!(found, (seconds, age), "{spec}");
+        let Some(Resource::Cluster(cluster)) = get(&c, &web(), ResourceKind::Cluster, name) else { panic!() };
+        assert_eq!(cluster.max_connection_duration.map(|age| age.as_secs()), age, "{spec}");
     }
 }
 

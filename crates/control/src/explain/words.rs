@@ -242,6 +242,9 @@ pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
     for (what, most) in of_one.into_iter().filter(|(_, most)| *most > 0) {
         all.push(format!("at most {most} {what} on one connection"));
     }
+    if let Some(longest) = cluster.max_connection_duration {
+        all.push(format!("no request on a connection older than {}", time(longest)));
+    }
     if let Some(budget) = &limits.retry_budget {
         all.push(format!("retries up to {}% of the requests, or {}", budget.percent, budget.min_concurrency));
     }

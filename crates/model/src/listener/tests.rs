@@ -1,7 +1,7 @@
 use super::*;
 
 fn chain(name: &str, matches: ChainMatch) -> FilterChain {
-    let terminal = Terminal::Tcp(TcpProxy { clusters: Vec::new(), idle_timeout: Duration::ZERO });
+    let terminal = Terminal::Tcp(TcpProxy::new(Vec::new()));
     FilterChain { matches, ..FilterChain::new(name, terminal) }
 }
 
@@ -55,4 +55,19 @@ fn a_connection_that_no_chain_matches_gets_the_default_chain() {
     assert!(l.select(&input(false, None, &[])).is_none());
     l.default_chain = Some(chain("default", ChainMatch::default()));
     assert_eq!(l.select(&input(false, None, &[])).map(|c| c.name.as_str()), Some("default"));
+}
+
+#[test]
+fn a_connection_on_which_nothing_comes_ends_at_the_first_of_its_times() {
+    let seconds = Duration::from_secs;
+    for (silence, age, quiet) in
+        [(10, None, 10), (10, Some(3), 3), (3, Some(10), 3), (0, Some(10), 10), (0, None, 0)]
+    {
+        let tcp = TcpProxy {
+            idle_timeout: seconds(silence),
+            max_duration: age.map(seconds),
+            ..TcpProxy::new(Vec::new())
+        };
+        assert_eq!(tcp.quiet(), seconds(quiet), "{silence} {age:?}");
+    }
 }

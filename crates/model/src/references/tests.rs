@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::cluster::{Cluster, Discovery};
 use crate::listener::{Direction, TcpProxy};
@@ -38,7 +36,7 @@ fn listener() -> Resource {
     let mut inline = HttpConnection::new(RouteSource::Inline(routes("inline", &["b"])));
     inline.filters.push(HttpFilter::Rbac(rbac("policy")));
     let named = HttpConnection::new(RouteSource::Named("8080".into()));
-    let tcp = TcpProxy { clusters: vec![WeightedCluster::only("c")], idle_timeout: Duration::ZERO };
+    let tcp = TcpProxy::new(vec![WeightedCluster::only("c")]);
     Resource::Listener(Listener {
         name: "listener".into(),
         direction: Direction::Outbound,

@@ -197,13 +197,13 @@ impl Race {
     ) -> Result<Seen, Failure> {
         info.chain = chain.clone();
         let tcp = bytes_of(chain)?;
-        let idle = tcp.config.idle_timeout;
+        let quiet = tcp.config.quiet();
         if let Err(denied) = authorize::connection(info) {
             // Nothing is dialled for it. But a request may be allowed where bytes are not: only the client can tell.
             if !takes_http(info) {
                 return Err(denied);
             }
-            let first = (!idle.is_zero()).then(|| Instant::now() + idle);
+            let first = (!quiet.is_zero()).then(|| Instant::now() + quiet);
             return match listen(info, stream, self.look, first).await? {
                 Listened::Client(seen) => Ok(seen),
                 Listened::Nothing(_) => Err(denied),
@@ -223,8 +223,11 @@ impl Race {
                 let early = Some(server.upstream().await?);
                 return Ok(Seen { detected: Some(Detected::Opaque), stream, early, server_first: true });
             }
-            () = sleep(idle), if !idle.is_zero() => {
-                let detail = format!("neither side said anything for {idle:?}");
+            () = sleep(quiet), if !quiet.is_zero() => {
+                if tcp.config.max_duration == Some(quiet) {
+                    return Err(l4::outlived(Stage::Detect));
+                }
+                let detail = format!("neither side said anything for {quiet:?}");
                 return Err(Failure::local(Stage::Detect, FailureKind::IdleTimeout(408), detail));
             }
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::RouteRef;
+use tokio::time::Instant;
 
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Stage};
@@ -88,6 +89,17 @@ impl HttpConn {
             *view = Rc::new(RequestConfig { generation: snapshot.generation, http });
         }
         view.clone()
+    }
+
+    /// When it takes leave, as its present configuration says.
+    pub fn ends(&self) -> Option<Instant> {
+        let longest = self.view.borrow().http.config.max_connection_duration?;
+        Some(self.info.started + longest)
+    }
+
+    /// No more requests are to come over it: the process goes, or it is as old as one may be.
+    pub fn takes_leave(&self) -> bool {
+        self.worker.process.drain.is_draining() || self.ends().is_some_and(|ends| ends <= Instant::now())
     }
 
     /// Whether the client is our own application, or a peer of the mesh.

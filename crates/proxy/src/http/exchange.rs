@@ -76,7 +76,7 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
     }
     trusted(ctx, live)?;
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
-    let drain = ctx.conn.worker.process.drain.is_draining();
+    let drain = ctx.conn.takes_leave();
     let ended = live.body.is_end();
     ctx.record.status = live.head.status();
     let begun = responder.begin(&mut live.head, live.framing, ended, drain, Some(&ctx.head));

@@ -286,7 +286,7 @@ async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str
     ctx.record.details = Cow::Borrowed(details);
     edit_response(ctx, &mut local.head);
     open_span(ctx);
-    let drain = ctx.conn.worker.process.drain.is_draining() || !ctx.keep;
+    let drain = ctx.conn.takes_leave() || !ctx.keep;
     let framing = match &local.head {
         ResponseHead::H1(head) => head.framing(),
         ResponseHead::H2(_) => Framing::Chunked,

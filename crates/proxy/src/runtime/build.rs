@@ -388,10 +388,7 @@ fn passthrough_cluster(registry_only: bool) -> Cluster {
 }
 
 fn passthrough_listener() -> Listener {
-    let tcp = TcpProxy {
-        clusters: vec![WeightedCluster::only(PASSTHROUGH)],
-        idle_timeout: std::time::Duration::from_secs(3600),
-    };
+    let tcp = TcpProxy::new(vec![WeightedCluster::only(PASSTHROUGH)]);
     let chain = FilterChain::new(PASSTHROUGH, Terminal::Tcp(tcp));
     Listener { chains: vec![chain], ..Listener::new(PASSTHROUGH, Direction::Outbound) }
 }

@@ -296,7 +296,7 @@ impl Pools {
 
     /// Takes a connection back after a message that ended cleanly.
     pub fn put(&self, conn: H1Conn, now: Instant) {
-        if conn.is_spent() {
+        if conn.is_spent(now) {
             return;
         }
         if conn.cluster().limits.few_connections() {

@@ -272,6 +272,9 @@ pub struct ConnectionPool {
     /// Probes of connections without traffic, default the proxy's own.
     #[serde(default)]
     pub keepalive: Option<Keepalive>,
+    /// How old a connection may get, default as old as it likes.
+    #[serde(default)]
+    pub max_connection_duration: Option<Duration>,
     /// Requests that wait for a connection, default unlimited.
     pub max_pending_requests: Option<u32>,
     /// Requests in flight, default unlimited.
@@ -301,6 +304,7 @@ impl ConnectionPool {
             connect_timeout: self.connect_timeout.or(base.connect_timeout),
             tcp_idle_timeout: self.tcp_idle_timeout.or(base.tcp_idle_timeout),
             keepalive: self.keepalive.or(base.keepalive),
+            max_connection_duration: self.max_connection_duration.or(base.max_connection_duration),
             max_pending_requests: self.max_pending_requests.or(base.max_pending_requests),
             max_requests: self.max_requests.or(base.max_requests),
             max_retries: self.max_retries.or(base.max_retries),

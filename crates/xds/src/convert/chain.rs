@@ -1,5 +1,7 @@
 //! Filter chains: their match, their TLS, the policies of connections, and what happens then.
 
+use std::time::Duration;
+
 use outrigger_model::listener::{ChainMatch, FilterChain, HttpFilter, TcpProxy, Terminal, TransportMatch};
 use outrigger_model::policy::Rbac;
 use outrigger_model::route::WeightedCluster;
@@ -7,7 +9,7 @@ use outrigger_model::route::WeightedCluster;
 use super::extension::{self, HTTP_MANAGER, NETWORK_RBAC, TCP_PROXY, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
 use super::metadata::{decode_origin, filters_value, origin_value, origins_value, our, ours};
-use super::value::{duration_or, port};
+use super::value::{duration_at, duration_or, port};
 use super::{forward, http, jwt, left_out, note, policy, tls};
 use crate::kind::ClientKind;
 use crate::wire::hcm::HttpConnectionManager;
@@ -15,6 +17,9 @@ use crate::wire::listener::{self, Filter, FilterChainMatch, filter::ConfigType};
 use crate::wire::protobuf::{Any, Value};
 use crate::wire::tcp_proxy::{self, tcp_proxy as tcp};
 use crate::wire::{self, any, network_rbac, uint};
+
+/// The shortest life of a connection that Envoy's message takes.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Where the origins of the policies ride: on the chain, for its RBAC messages have no metadata.
 const CONNECTION_ORIGINS: &str = "network_rbac_origins";
@@ -124,6 +129,7 @@ fn encode_tcp(proxy: &TcpProxy, stat_prefix: &str, kind: ClientKind) -> tcp_prox
     tcp_proxy::TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         idle_timeout: Some(wire::duration(proxy.idle_timeout)),
+        max_downstream_connection_duration: proxy.max_duration.map(wire::duration),
         cluster_specifier: Some(specifier),
         ..Default::default()
     }
@@ -255,7 +261,7 @@ fn decode_tcp(wire: &tcp_proxy::TcpProxy) -> Decoded<TcpProxy> {
         metadata_match,
         hash_policy,
         max_connect_attempts,
-        max_downstream_connection_duration,
+        max_downstream_connection_duration_jitter_percentage,
         on_demand,
         backoff_options,
         upstream_connect_mode,
@@ -281,6 +287,15 @@ fn decode_tcp(wire: &tcp_proxy::TcpProxy) -> Decoded<TcpProxy> {
         }
         None => return flaw("cluster", "one of cluster and weighted_clusters is required"),
     };
-    let hour = std::time::Duration::from_secs(3600);
-    Ok(TcpProxy { clusters, idle_timeout: duration_or(wire.idle_timeout.as_ref(), hour, "idle_timeout")? })
+    let default = TcpProxy::new(clusters);
+    let field = "max_downstream_connection_duration";
+    let longest = duration_at(wire.max_downstream_connection_duration.as_ref(), field)?;
+    if longest.is_some_and(|longest| longest < SHORTEST) {
+        return flaw(field, "must be at least 1ms");
+    }
+    Ok(TcpProxy {
+        idle_timeout: duration_or(wire.idle_timeout.as_ref(), default.idle_timeout, "idle_timeout")?,
+        max_duration: longest,
+        ..default
+    })
 }

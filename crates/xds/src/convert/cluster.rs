@@ -231,6 +231,7 @@ fn encode_protocol(model: &Cluster) -> HttpProtocolOptions {
                 0 => None,
                 n => uint(n),
             },
+            max_connection_duration: model.max_connection_duration.map(wire::duration),
             max_stream_duration: model.max_stream_duration.map(wire::duration),
             ..Default::default()
         }),
@@ -312,6 +313,7 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests,
         max_streams_per_connection: http.max_streams,
+        max_connection_duration: http.max_age,
         max_stream_duration: http.max_duration,
         origin: metadata::decode_origin(wire.metadata.as_ref())?,
     })
@@ -388,6 +390,7 @@ struct Protocol {
     idle_timeout: Duration,
     max_requests: u32,
     max_streams: u32,
+    max_age: Option<Duration>,
     max_duration: Option<Duration>,
 }
 
@@ -428,9 +431,10 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
         .and_then(|h| h.common_http_protocol_options.as_ref())
         .or(wire.common_http_protocol_options.as_ref());
     if let Some(common) = common {
-        note!(common, max_connection_duration, max_headers_count);
+        note!(common, max_connection_duration_jitter, max_headers_count);
     }
     let idle = common.and_then(|c| c.idle_timeout.as_ref());
+    let oldest = common.and_then(|c| c.max_connection_duration.as_ref());
     let longest = common.and_then(|c| c.max_stream_duration.as_ref());
     Ok(Protocol {
         protocol,
@@ -440,6 +444,10 @@ fn decode_protocol(wire: &cluster::Cluster) -> Decoded<Protocol> {
             .or(wire.max_requests_per_connection.as_ref())
             .map_or(0, |v| v.value),
         max_streams: decode_streams(http2).under(&field)?,
+        // As an Envoy's, 0 is off.
+        max_age: duration_at(oldest, "max_connection_duration")
+            .under(&field)?
+            .filter(|oldest| !oldest.is_zero()),
         max_duration: duration_at(longest, "max_stream_duration")
             .under(&field)?
             .filter(|longest| !longest.is_zero()),

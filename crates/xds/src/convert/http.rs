@@ -59,6 +59,7 @@ pub(super) fn encode(http: &HttpConnection, stat_prefix: &str, kind: ClientKind)
         stream_idle_timeout: Some(wire::duration(http.stream_idle_timeout)),
         common_http_protocol_options: Some(wire::core::HttpProtocolOptions {
             idle_timeout: Some(wire::duration(http.idle_timeout)),
+            max_connection_duration: http.max_connection_duration.map(wire::duration),
             max_stream_duration: http.max_stream_duration.map(wire::duration),
             ..Default::default()
         }),
@@ -173,6 +174,7 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
         typed_header_validation_config,
         append_x_forwarded_port,
         always_set_request_id_in_response,
+        http1_safe_max_connection_duration,
     );
     let routes = match &wire.route_specifier {
         Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {
@@ -188,9 +190,11 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
     let default = HttpConnection::new(RouteSource::Named(String::new()));
     let common = wire.common_http_protocol_options.as_ref();
     if let Some(common) = common {
-        note!(common, max_connection_duration, max_headers_count, max_requests_per_connection);
+        note!(common, max_connection_duration_jitter, max_headers_count, max_requests_per_connection);
     }
     let idle = common.and_then(|c| c.idle_timeout.as_ref());
+    let oldest = common.and_then(|c| c.max_connection_duration.as_ref());
+    let oldest = duration_at(oldest, "common_http_protocol_options.max_connection_duration")?;
     let longest = common.and_then(|c| c.max_stream_duration.as_ref());
     let longest = duration_at(longest, "common_http_protocol_options.max_stream_duration")?;
     Ok(HttpConnection {
@@ -216,6 +220,7 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
         )?,
         max_stream_duration: longest.filter(|longest| !longest.is_zero()),
         idle_timeout: duration_or(idle, default.idle_timeout, "common_http_protocol_options.idle_timeout")?,
+        max_connection_duration: oldest.filter(|oldest| !oldest.is_zero()),
         path: path::decode(wire)?,
         upgrades: upgrade::decode(&wire.upgrade_configs)?,
     })

@@ -240,7 +240,7 @@ pub fn deny_all() -> Vec<Rbac> {
 
 pub fn tcp(cluster: &str) -> Terminal {
     let clusters = vec![WeightedCluster::only(cluster)];
-    Terminal::Tcp(TcpProxy { clusters, idle_timeout: Duration::from_secs(3600) })
+    Terminal::Tcp(TcpProxy::new(clusters))
 }
 
 pub fn chain(name: &str, transport: TransportMatch, alpn: &[&str], terminal: Terminal) -> FilterChain {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery};
-use outrigger_model::listener::{Direction, TransportMatch};
+use outrigger_model::listener::{Direction, Terminal, TransportMatch};
 use outrigger_model::resource::Resource;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -286,6 +286,52 @@ async fn a_server_may_speak_first_where_no_protocol_is_declared() {
         assert_eq!(read(&mut stream, 10).await, "220 ready\n");
         stream.write_all(b"EHLO\n").await.unwrap();
         assert_eq!(read(&mut stream, 5).await, "EHLO\n");
+    })
+    .await;
+}
+
+type Port = fn(SocketAddr) -> [Resource; 2];
+
+/// As they are, but that no connection gets older than this.
+fn aged<const N: usize>(resources: [Resource; N], age: Duration) -> [Resource; N] {
+    resources.map(|resource| match resource {
+        Resource::Listener(mut listener) => {
+            for chain in &mut listener.chains {
+                if let Terminal::Tcp(tcp) = &mut chain.terminal {
+                    tcp.max_duration = Some(age);
+                }
+            }
+            Resource::Listener(listener)
+        }
+        other => other,
+    })
+}
+
+#[tokio::test]
+async fn a_connection_of_bytes_ends_when_it_is_old_whatever_is_on_its_way() {
+    local(async {
+        for (resources, speaks) in [(plain as Port, true), (undeclared as Port, false)] {
+            let mut rig = Rig::new(|_| {});
+            let address = rig.inbound(echo("").await);
+            rig.apply(aged(resources(address), Duration::from_millis(300)));
+            let started = std::time::Instant::now();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            if speaks {
+                // Never silent.
+                let told = async {
+                    while stream.write_all(b"ping").await.is_ok()
+                        && stream.read_exact(&mut [0; 4]).await.is_ok()
+                    {}
+                };
+                timeout(LONG, told).await.expect("it does not end");
+            } else {
+                let _ = timeout(LONG, stream.read(&mut [0; 1])).await.expect("it does not end");
+            }
+            assert!(started.elapsed() >= Duration::from_millis(300), "{:?}", started.elapsed());
+            let line = rig.line().await;
+            assert_eq!(line["response_flags"], serde_json::json!("DT"), "{line}");
+            assert!(line["error"].as_str().unwrap().contains("as long as its listener lets it"), "{line}");
+        }
     })
     .await;
 }

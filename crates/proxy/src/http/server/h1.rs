@@ -181,10 +181,20 @@ async fn read_head(
             return timer.poll(cx, deadline).map(|()| Next::Slow);
         }
         let idle = *idle.get_or_insert_with(|| after(resting(), config.idle_timeout));
-        if !drained && conn.worker.process.drain.is_draining() {
+        if !drained && conn.takes_leave() {
             drained = true;
             drain_idle = Some(Instant::now() + DRAIN_IDLE);
         }
+        let leaves = if drained { drain_idle } else { conn.ends() };
+        if timer.poll(cx, earlier(idle, leaves)).is_pending() {
+            return Poll::Pending;
+        }
+        if drained || idle.is_some_and(|idle| idle <= Instant::now()) {
+            return Poll::Ready(Next::End);
+        }
+        // It has aged: one more request may be on its way.
+        drained = true;
+        drain_idle = Some(Instant::now() + DRAIN_IDLE);
         timer.poll(cx, earlier(idle, drain_idle)).map(|()| Next::End)
     })
     .await

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::body::Body;
@@ -132,6 +133,7 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     let mut timer = Timer::default();
     let mut windows = Windows::default();
     let mut idle: Option<Instant> = None;
+    let mut aged = conn.ends().map(|ends| Box::pin(sleep_until(ends)));
     let ended = poll_fn(|cx| {
         conn.account.place().register(cx);
         if let Some(told) = conn.account.told() {
@@ -141,7 +143,7 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
             let _ = turn.poll_end(cx);
             return Poll::Ready(None);
         }
-        if !drained && drain.is_draining() {
+        if !drained && (drain.is_draining() || is_over(aged.as_mut(), cx)) {
             drained = true;
             // GOAWAY; streams that are open go on, and the connection ends after the last.
             connection.graceful_shutdown();
@@ -190,6 +192,11 @@ pub async fn serve(conn: &Rc<HttpConn>, stream: Stream) {
     if let Some(error) = ended.await {
         tracing::debug!(%error, peer = %conn.info.source, "a downstream HTTP/2 connection ended");
     }
+}
+
+/// Whether a connection is as old as it may be, where there is such an age.
+fn is_over(age: Option<&mut Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    age.is_some_and(|age| age.as_mut().poll(cx).is_ready())
 }
 
 fn far() -> Instant {

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_model::identity::SpiffeId;
+use tokio::time::Instant;
 
 use crate::proof::Proof;
 use crate::runtime::cluster::ClusterHandle;
@@ -31,6 +32,12 @@ impl Fit {
             proof: connected.proof.clone(),
             cluster: cluster.clone(),
         }
+    }
+
+    /// Whether a connection that began then has lived as long as its cluster lets one.
+    pub(super) fn is_aged(&self, begun: Instant, now: Instant) -> bool {
+        let longest = self.cluster.config.max_connection_duration;
+        longest.is_some_and(|longest| now.saturating_duration_since(begun) >= longest)
     }
 
     pub(super) fn suits(&self, way: &Way, cluster: &Arc<ClusterHandle>, endpoint: &EndpointState) -> bool {

@@ -101,14 +101,16 @@ impl H1Conn {
                 && incoming.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending())
     }
 
-    pub(super) fn is_spent(&self) -> bool {
+    pub(super) fn is_spent(&self, now: Instant) -> bool {
         let most = self.meta.fit.cluster.config.max_requests_per_connection;
-        most > 0 && self.meta.requests >= most
+        (most > 0 && self.meta.requests >= most) || self.meta.fit.is_aged(self.meta.begun, now)
     }
 
+    /// It has been idle for too long, or there for too long.
     pub(super) fn is_too_old(&self, now: Instant) -> bool {
         let idle = self.meta.fit.cluster.config.idle_timeout;
-        !idle.is_zero() && self.meta.idle_since.checked_add(idle).is_some_and(|end| now >= end)
+        (!idle.is_zero() && self.meta.idle_since.checked_add(idle).is_some_and(|end| now >= end))
+            || self.meta.fit.is_aged(self.meta.begun, now)
     }
 
     /// Whether it has served for as long as one may while others wait.

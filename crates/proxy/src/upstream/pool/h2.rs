@@ -76,6 +76,7 @@ pub struct Known {
     fit: Fit,
     /// Its task has ended, or a GOAWAY came.
     closed: Cell<bool>,
+    begun: Instant,
     /// The peer's SETTINGS have come.
     settled: Cell<bool>,
     settling: Notify,
@@ -95,6 +96,12 @@ impl Known {
     #[inline]
     pub fn proof(&self) -> Option<&Rc<Proof>> {
         self.fit.proof.as_ref()
+    }
+
+    /// It has lived as long as its cluster lets one; the clock is asked only where there is such a limit.
+    fn is_aged(&self) -> bool {
+        self.fit.cluster.config.max_connection_duration.is_some()
+            && self.fit.is_aged(self.begun, Instant::now())
     }
 
     fn unbury(&self) {
@@ -286,7 +293,7 @@ impl Siblings {
             let most = conn.state.fit.cluster.config.max_requests_per_connection;
             let spent = most > 0 && conn.state.requests.get() >= most;
             // What does not suit any more ends when its streams do.
-            let spent = spent || conn.state.cancelled.borrow().is_spent();
+            let spent = spent || conn.state.cancelled.borrow().is_spent() || conn.state.is_aged();
             !conn.state.closed.get() && !spent && conn.state.fit.suits(way, cluster, endpoint)
         });
         let few = streams(cluster) as usize;
@@ -343,7 +350,8 @@ impl Siblings {
             let idle = conn.state.fit.cluster.config.idle_timeout;
             let age = now.saturating_duration_since(conn.state.idle_since.get());
             let old = conn.state.active.get() == 0 && !idle.is_zero() && age >= idle;
-            !conn.state.closed.get() && !old
+            // One that has aged ends when its streams do.
+            !conn.state.closed.get() && !old && !conn.state.fit.is_aged(conn.state.begun, now)
         });
         !conns.is_empty() || !self.0.dials.borrow().is_empty() || self.0.room.waiting() > 0
     }
@@ -386,6 +394,7 @@ pub(super) async fn start(
         local: connected.local,
         fit,
         closed: Cell::new(false),
+        begun: Instant::now(),
         settled: Cell::new(false),
         settling: Notify::new(),
         active: Cell::new(0),

@@ -3,6 +3,7 @@
 mod utilization;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use outrigger_model::cluster::{Balance, Keepalive, RetryBudget, Warmup, is_prime};
 use outrigger_model::route::HashOn;
@@ -282,6 +283,19 @@ fn keepalive(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Keepalive> {
     Some(Keepalive { probes, time: seconds("time"), interval: seconds("interval") })
 }
 
+/// The shortest life of a connection, as an Envoy takes it.
+const SHORTEST_AGE: Duration = Duration::from_millis(1);
+
+/// How old a connection may get.
+pub(in crate::dialect) fn age(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<Duration> {
+    let age = reader.positive(at.clone())?;
+    if let Some(at) = at.filter(|_| age < SHORTEST_AGE) {
+        reader.error(&at, format!("{} must be at least 1ms", at.path));
+        return None;
+    }
+    Some(age)
+}
+
 /// Limits of connections and requests.
 pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ConnectionPool> {
     let fields = reader.fields(at, &POOL)?;
@@ -290,14 +304,12 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
         reader.error(at, format!("{} says nothing: it needs tcp or http", at.path));
     }
     if let Some(tcp) = fields.get("tcp").and_then(|at| reader.fields(&at, &TCP)) {
-        reader.not_yet(&tcp, &["maxConnectionDuration"], "it has no effect");
         // In protobuf 0 is "not set".
         pool.max_connections =
             reader.number(tcp.get("maxConnections"), 0..=u32::MAX).filter(|limit| *limit > 0);
         pool.connect_timeout = reader.positive(tcp.get("connectTimeout"));
         pool.tcp_idle_timeout = reader.duration(tcp.get("idleTimeout"));
-        // Without effect, and looked at all the same.
-        reader.positive(tcp.get("maxConnectionDuration"));
+        pool.max_connection_duration = age(reader, tcp.get("maxConnectionDuration"));
         pool.keepalive = tcp.get("tcpKeepalive").and_then(|at| keepalive(reader, &at));
     }
     if let Some(http) = fields.get("http").and_then(|at| reader.fields(&at, &HTTP)) {

@@ -132,10 +132,6 @@ fn what_is_not_there_is_told_by_name() {
         (ingress("captureMode: NONE"), "spec.ingress[0].captureMode is not implemented"),
         (ingress("bind: 127.0.0.1"), "spec.ingress[0].bind is not implemented"),
         (
-            ingress("connectionPool: {tcp: {maxConnectionDuration: 1s}}"),
-            "maxConnectionDuration is not implemented",
-        ),
-        (
             "egress: [{hosts: ['*/*']}]\nworkloadSelector: {}".to_owned(),
             "spec.workloadSelector has no labels",
         ),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use outrigger_model::cluster::{Balance, Breaker, SHORTEST_BREAKER_INTERVAL, is_prime};
 use outrigger_model::route::HashOn;
 
-use crate::dialect::destination_rule::policy::{cookie, tls, warmup_of};
+use crate::dialect::destination_rule::policy::{age, cookie, tls, warmup_of};
 use crate::dialect::{ejection, nearness};
 use crate::finding::code;
 use crate::intent::{ConnectionPool, H2Upgrade, LoadBalancing, TrafficPolicy};
@@ -47,6 +47,7 @@ pub(super) const CONNECTIONS: Table = Table::new(
         "connectTimeout",
         "idleTimeout",
         "tcpIdleTimeout",
+        "maxDuration",
         "requestsPerConnection",
         "streamsPerConnection",
         "h2Upgrade",
@@ -258,6 +259,7 @@ fn connections(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy)
         connect_timeout: reader.positive(fields.get("connectTimeout")),
         http_idle_timeout: reader.duration(fields.get("idleTimeout")),
         tcp_idle_timeout: reader.duration(fields.get("tcpIdleTimeout")),
+        max_connection_duration: age(reader, fields.get("maxDuration")),
         max_requests_per_connection: reader.number(fields.get("requestsPerConnection"), 1..=u32::MAX),
         max_streams_per_connection: reader.number(fields.get("streamsPerConnection"), 1..=i32::MAX as u32),
         h2_upgrade: upgrade.map(|on| if on { H2Upgrade::Always } else { H2Upgrade::Never }),

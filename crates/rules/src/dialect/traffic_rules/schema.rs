@@ -101,6 +101,9 @@ fn connections_schema() -> Value {
         "connectTimeout" => text(&format!("To open a connection, {DURATION}")),
         "idleTimeout" => text("After which an idle connection for requests is closed; 0s is never."),
         "tcpIdleTimeout" => text("After which a silent connection of bytes is closed; 0s is never."),
+        "maxDuration" => text(&format!(
+            "How old one may get, {DURATION} One of requests takes no more then; one of bytes is closed."
+        )),
         "requestsPerConnection" => number("After which it is closed."),
         "streamsPerConnection" => {
             number("Requests of an HTTP/2 connection at a time; for more another is made.")

@@ -282,7 +282,8 @@ fn http() -> impl Strategy<Value = HttpConnection> {
     ];
     let codec = prop_oneof![Just(Codec::Auto), Just(Codec::Http1), Just(Codec::Http2)];
     let tracing = percentage().prop_map(|random_sampling| Tracing { random_sampling });
-    let times = (duration_or_off(), duration_or_off(), duration_or_off(), of(duration()));
+    let (off, at_most) = (duration_or_off, || of(duration()));
+    let times = (off(), off(), off(), at_most(), at_most());
     let slashes =
         prop_oneof![Just(EscapedSlashes::Keep), Just(EscapedSlashes::Reject), Just(EscapedSlashes::Decode)];
     let path = (any::<bool>(), any::<bool>(), slashes).prop_map(|(base, merge_slashes, escaped_slashes)| {
@@ -299,6 +300,7 @@ fn http() -> impl Strategy<Value = HttpConnection> {
             stream_idle_timeout: times.1,
             max_stream_duration: times.3,
             idle_timeout: times.2,
+            max_connection_duration: times.4,
             path,
             upgrades,
         },
@@ -307,10 +309,11 @@ fn http() -> impl Strategy<Value = HttpConnection> {
 
 fn chain() -> impl Strategy<Value = FilterChain> {
     let clusters = vec((name(), 1_u32..100), 1..3);
-    let tcp = (clusters, duration_or_off()).prop_map(|(clusters, idle_timeout)| TcpProxy {
-        clusters: clusters.into_iter().map(|(c, w)| WeightedCluster::share(c, w)).collect(),
-        idle_timeout,
-    });
+    let tcp =
+        (clusters, duration_or_off(), of(duration())).prop_map(|(shares, idle_timeout, max_duration)| {
+            let clusters = shares.into_iter().map(|(c, w)| WeightedCluster::share(c, w)).collect();
+            TcpProxy { clusters, idle_timeout, max_duration }
+        });
     let terminal =
         prop_oneof![http().boxed().prop_map(|h| Terminal::Http(Box::new(h))), tcp.prop_map(Terminal::Tcp)];
     let server_name = prop_oneof![token(), token().prop_map(|t| format!("*.{t}"))];
@@ -457,6 +460,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                 time: None,
                 interval: Some(idle_timeout.as_secs().clamp(1, 900) as u32),
             }),
+            max_connection_duration: (idle_timeout.as_secs() % 5 == 1).then_some(idle_timeout),
             max_stream_duration: (idle_timeout.as_secs() % 3 == 1).then_some(idle_timeout),
             origin,
         },

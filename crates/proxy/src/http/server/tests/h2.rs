@@ -334,7 +334,55 @@ async fn short_message_waits_while_the_window_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_upstream_connection_closes_though_its_last_stream_just_ended() {
+async fn an_old_connection_of_a_client_ends_behind_what_it_has_under_way() {
+    run(async {
+        let [arrive, release] = [(); 2].map(|()| std::rc::Rc::new(tokio::sync::Notify::new()));
+        let signals = (arrive.clone(), release.clone());
+        let app = app(move |_, mut respond| {
+            let (arrived, released) = signals.clone();
+            async move {
+                arrived.notify_one();
+                released.notified().await;
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                send.send_data(Bytes::from_static(b"x"), true).unwrap();
+            }
+        })
+        .await;
+        let mut setup = Setup::to(&[app]);
+        setup.cluster.protocol = UpstreamProtocol::Http2;
+        setup.http.max_connection_duration = Some(std::time::Duration::from_secs(60));
+        let rig = proxy(setup, Http2).await;
+        let stream = TcpStream::connect(rig.address).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        let ended = spawn_local(connection);
+        let mut send = send.ready().await.unwrap();
+        let (response, _) = send.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap();
+        arrive.notified().await;
+        let start = tokio::time::Instant::now();
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        assert!(!ended.is_finished(), "a stream is open");
+        release.notify_one();
+        assert_eq!(body(response.await.unwrap().into_body()).await.0, b"x");
+        let _ = ended.await.unwrap();
+        // Idle it might be for an hour.
+        let elapsed = start.elapsed().as_secs();
+        assert!((61..=66).contains(&elapsed), "{elapsed}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn upstream_connection_that_is_idle_or_old_closes_though_its_last_stream_just_ended() {
+    let minute = std::time::Duration::from_secs(60);
+    for (idle_timeout, max_connection_duration) in [(minute, None), (60 * minute, Some(minute))] {
+        ends_within_a_minute(idle_timeout, max_connection_duration).await;
+    }
+}
+
+async fn ends_within_a_minute(
+    idle_timeout: std::time::Duration,
+    max_connection_duration: Option<std::time::Duration>,
+) {
     run(async {
         let gone = std::rc::Rc::new(tokio::sync::Notify::new());
         let signal = gone.clone();
@@ -350,7 +398,8 @@ async fn idle_upstream_connection_closes_though_its_last_stream_just_ended() {
             signal.notify_one();
         });
         let mut setup = Setup::to(&[address]);
-        setup.cluster.idle_timeout = std::time::Duration::from_secs(60);
+        setup.cluster.idle_timeout = idle_timeout;
+        setup.cluster.max_connection_duration = max_connection_duration;
         let rig = proxy(setup, Http2).await;
         let mut send = client(rig.address).await;
         for _ in 0..3 {

@@ -59,6 +59,32 @@ async fn idle_connection_is_closed_after_its_time() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn connection_that_is_old_takes_leave() {
+    run(async {
+        let mut setup = Setup::to(&[echo().await]);
+        setup.http.idle_timeout = Duration::ZERO;
+        setup.http.max_connection_duration = Some(Duration::from_secs(700));
+        let rig = proxy(setup, Http1).await;
+        let (mut client, mut other) = (Wire::connect(rig.address).await, Wire::connect(rig.address).await);
+        let start = Instant::now();
+        let young = get(&mut other, "/").await;
+        assert!(!headers(&young).contains_key("connection"), "{young}");
+        other.bytes("GET / HTTP/1.1".len()).await;
+        assert_eq!(client.rest().await, "", "an idle one has a little time for what is on its way");
+        assert_eq!(start.elapsed().as_secs(), 702);
+        // What another had asked by then is answered, and it is told.
+        let mut late = Wire::connect(rig.address).await;
+        get(&mut late, "/").await;
+        late.bytes("GET / HTTP/1.1".len()).await;
+        tokio::time::advance(Duration::from_secs(701)).await;
+        let old = get(&mut late, "/").await;
+        assert_eq!(headers(&old)["connection"], "close", "{old}");
+        assert_eq!(late.rest().await, "GET / HTTP/1.1");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn endless_head_is_a_431_and_the_end() {
     run(async {

@@ -48,6 +48,23 @@ async fn connection_serves_no_more_requests_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connection_that_is_old_takes_no_more_requests() {
+    run(async {
+        let mut setup = Setup::to(&[numbered().await]);
+        setup.cluster.max_connection_duration = Some(Duration::from_secs(600));
+        let rig = proxy(setup, Http1).await;
+        let mut client = Wire::connect(rig.address).await;
+        let mut numbers = String::new();
+        for seconds in [0, 0, 601, 0] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            numbers.push_str(&get(&mut client).await);
+        }
+        assert_eq!(numbers, "0011");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_connection_is_given_up_after_its_time() {
     run(async {
         let gone = Rc::new(Notify::new());

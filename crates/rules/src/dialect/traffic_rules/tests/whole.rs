@@ -122,8 +122,11 @@ fn every_hash_and_tls_is_there() {
     let tls =
         destination(&page("service: a\ntls: {mode: SIMPLE, sni: a.b, caCertificates: /ca.pem}")).policy.tls;
     assert_eq!(tls.unwrap().mode, ClientTlsMode::Simple);
-    let tcp = destination(&page("service: a\nconnections: {tcpIdleTimeout: 9s, useClientProtocol: true}"));
+    let tcp = destination(&page(
+        "service: a\nconnections: {tcpIdleTimeout: 9s, maxDuration: 1h, useClientProtocol: true}",
+    ));
     let pool = tcp.policy.connection_pool.unwrap();
+    assert_eq!(pool.max_connection_duration, Some(Duration::from_secs(3600)));
     assert!(pool.use_client_protocol && pool.tcp_idle_timeout == Some(Duration::from_secs(9)));
 }
 

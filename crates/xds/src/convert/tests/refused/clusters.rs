@@ -33,6 +33,15 @@ fn change_http(
     *packed = any(&options);
 }
 
+fn change_common(c: &mut wire::cluster::Cluster, change: impl Fn(&mut core::HttpProtocolOptions)) {
+    change_http(c, |options| change(options.common_http_protocol_options.as_mut().unwrap()));
+}
+
+/// No duration.
+fn before_now() -> protobuf::Duration {
+    protobuf::Duration { seconds: -1, nanos: 0 }
+}
+
 fn change_http2(c: &mut wire::cluster::Cluster, streams: u32) {
     use wire::upstream_http::http_protocol_options::UpstreamProtocolOptions::UseDownstreamProtocolConfig;
     change_http(c, |options| {
@@ -72,10 +81,10 @@ fn broken_clusters_are_refused_at_the_field() {
                 change_http2(c, 1 << 31)
             },
             "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions].max_stream_duration" => |c| {
-                change_http(c, |options| {
-                    let common = options.common_http_protocol_options.as_mut().unwrap();
-                    common.max_stream_duration = Some(protobuf::Duration { seconds: -1, nanos: 0 });
-                })
+                change_common(c, |common| common.max_stream_duration = Some(before_now()))
+            },
+            "typed_extension_protocol_options[envoy.extensions.upstreams.http.v3.HttpProtocolOptions].max_connection_duration" => |c| {
+                change_common(c, |common| common.max_connection_duration = Some(before_now()))
             },
             "circuit_breakers.thresholds[0].retry_budget.budget_percent.value" => |c| {
                 let threshold = &mut c.circuit_breakers.as_mut().unwrap().thresholds[0];

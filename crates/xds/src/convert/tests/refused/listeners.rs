@@ -118,6 +118,14 @@ fn broken_listeners_are_refused_at_the_field() {
                 l.filter_chains[0].filters[0] = filter("tcp", broken)
             },
             "filter_chains[0].filters[0].typed_config.cluster" => |l| l.filter_chains[0].filters[0] = tcp(""),
+            "filter_chains[0].filters[0].typed_config.max_downstream_connection_duration" => |l| {
+                let proxy = tcp_proxy::TcpProxy {
+                    cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster("c".into())),
+                    max_downstream_connection_duration: Some(Default::default()),
+                    ..Default::default()
+                };
+                l.filter_chains[0].filters[0] = filter("tcp", any(&proxy))
+            },
             "listener_filters[0]" => |l| {
                 l.listener_filters.push(wire::listener::ListenerFilter {
                     name: "envoy.filters.listener.proxy_protocol".into(),
