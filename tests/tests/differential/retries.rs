@@ -89,6 +89,19 @@ fn places() -> Vec<Group> {
         json!([{ "name": "envoy.retry_host_predicates.previous_hosts", "typed_config": previous }]);
     avoiding["host_selection_retry_max_attempts"] = 10.into();
     let case = |name: &str, request: &str| Case::new(name, [request]).by_chance();
+    let far = |every: u32| {
+        let config = typed(
+            "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            json!({ "update_frequency": every }),
+        );
+        let mut far = policy("5xx", 5);
+        far["retry_priority"] =
+            json!({ "name": "envoy.retry_priorities.previous_priorities", "typed_config": config });
+        let (name, places) = (format!("priorities-after-{every}"), format!("near-and-far-{every}"));
+        group(&name, &places, far, json!({}))
+            .cluster(cluster(&places, &["a", "b^1", "c^2"], json!({})))
+            .ask(["GET /\nx-answers: 503, 200", "GET /\nx-answers: 503, 503, 200", "GET /\nx-answers: 503"])
+    };
     let host = |name: &str, retry: Value, action: Value| {
         Group::host(
             name,
@@ -97,6 +110,8 @@ fn places() -> Vec<Group> {
         )
     };
     vec![
+        far(1),
+        far(2),
         group("other-endpoints", "three", avoiding.clone(), json!({}))
             .case(case("one fails", "GET /\nx-answers: 503, 200"))
             .case(case("two fail", "GET /\nx-answers: 503, 503, 200"))

@@ -1,5 +1,6 @@
 //! Both proxies, and the one control plane that both ask.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use outrigger_tests::fake_control::FakeControl;
@@ -159,23 +160,26 @@ fn ads() -> Value {
 
 fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
     let endpoints = endpoints.as_array().expect("a cluster has endpoints").iter();
-    let endpoints: Vec<Value> = endpoints
-        .map(|endpoint| {
-            // `a*3` has three times the weight of `b`, and `a@stage=x` metadata.
-            let endpoint = endpoint.as_str().expect("an endpoint has a name");
-            let (endpoint, labels) = endpoint.split_once('@').unwrap_or((endpoint, ""));
-            let labels: serde_json::Map<String, Value> = labels
-                .split(',')
-                .filter_map(|pair| pair.split_once('='))
-                .map(|(key, value)| (key.to_owned(), value.into()))
-                .collect();
-            let (name, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
-            let weight: u32 = weight.parse().expect("a number");
-            json!({ "endpoint": { "address": socket(apps.addresses[name]), "hostname": format!("{name}.app.test") }, "load_balancing_weight": weight,
-                    "metadata": { "filter_metadata": { "envoy.lb": labels } } })
-        })
-        .collect();
-    json!({ "cluster_name": name, "endpoints": [{ "locality": {}, "lb_endpoints": endpoints }] })
+    let mut places: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
+    for endpoint in endpoints {
+        // `a*3` has three times the weight of `b`, `a@stage=x` metadata, and `a^1` is of the second priority.
+        let endpoint = endpoint.as_str().expect("an endpoint has a name");
+        let (endpoint, labels) = endpoint.split_once('@').unwrap_or((endpoint, ""));
+        let (endpoint, priority) = endpoint.split_once('^').unwrap_or((endpoint, "0"));
+        let labels: serde_json::Map<String, Value> = labels
+            .split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .collect();
+        let (name, weight) = endpoint.split_once('*').unwrap_or((endpoint, "1"));
+        let weight: u32 = weight.parse().expect("a number");
+        let json = json!({ "endpoint": { "address": socket(apps.addresses[name]), "hostname": format!("{name}.app.test") }, "load_balancing_weight": weight,
+                    "metadata": { "filter_metadata": { "envoy.lb": labels } } });
+        places.entry(priority.parse().expect("a number")).or_default().push(json);
+    }
+    let place = |(priority, endpoints): (u32, Vec<Value>)| json!({ "locality": {}, "priority": priority, "lb_endpoints": endpoints });
+    let places: Vec<Value> = places.into_iter().map(place).collect();
+    json!({ "cluster_name": name, "endpoints": places })
 }
 
 fn socket(address: SocketAddr) -> Value {

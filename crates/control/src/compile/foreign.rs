@@ -315,6 +315,10 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
                 without("retries for these conditions", grpc_retries(retry));
                 let times = retry.per_try_timeout.take().is_some() | retry.per_try_idle.take().is_some();
                 without("timeout of one attempt", times);
+                without(
+                    "retries in places of another priority",
+                    std::mem::take(&mut retry.leave_priorities) > 0,
+                );
                 without("waits that answers ask for", retry.rate_limited.take().is_some());
                 if retry.on.is_empty() {
                     forward.retry = None;

@@ -93,9 +93,13 @@ fn retry(policy: &RetryPolicy) -> Option<String> {
         let headers: Vec<_> = asked.headers.iter().map(|header| header.name.as_str()).collect();
         format!(", or what {} says up to {}", headers.join(" or "), time(asked.max))
     });
+    let far = match policy.leave_priorities {
+        0 => String::new(),
+        every => format!(", after {every} in places of the next priority"),
+    };
     let attempts = policy.attempts;
     Some(format!(
-        "up to {attempts} times on {}{each}{silent}; back-off {base} to {max}{asked}",
+        "up to {attempts} times on {}{each}{silent}{far}; back-off {base} to {max}{asked}",
         on.join(", ")
     ))
 }

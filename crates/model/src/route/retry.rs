@@ -26,6 +26,10 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
     /// Endpoints already tried are avoided while others exist. Default true.
     pub avoid_previous_hosts: bool,
+    /// After each so many attempts the priorities that were tried are left, until there is none but those: then it is as if nothing had
+    /// been tried (`previous_priorities`). 0: a retry goes where a request would. Default 0.
+    #[serde(default)]
+    pub leave_priorities: u32,
     /// Of one attempt without a byte of its response. Absent: only the stream's own limit.
     #[serde(default)]
     pub per_try_idle: Option<Duration>,
@@ -98,6 +102,7 @@ impl Default for RetryPolicy {
             backoff_base: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
             avoid_previous_hosts: true,
+            leave_priorities: 0,
             per_try_idle: None,
             rate_limited: None,
             response_headers: Vec::new(),
@@ -107,6 +112,9 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Attempts in each priority before it is left, where a rule says that it is to be: Istio's.
+    pub const ATTEMPTS_OF_PRIORITY: u32 = 2;
+
     /// With this base of the back-off, if there is one, and ten times as much at most.
     #[must_use]
     pub fn with_backoff(self, base: Option<Duration>) -> Self {

@@ -22,7 +22,7 @@ use super::upgrade::Upgrade;
 use super::watch;
 use crate::failure::{Failure, FailureKind};
 use crate::runtime::breaker::{Pass, Turned};
-use crate::runtime::cluster::PickContext;
+use crate::runtime::cluster::{Left, PickContext};
 use crate::runtime::endpoint::{EndpointState, Outcome};
 use crate::upstream::pool::Leased;
 
@@ -125,17 +125,26 @@ fn pick(ctx: &RequestCtx<'_>, plan: &Plan<'_>, tried: &Tried) -> Result<Arc<Endp
         return found;
     }
     let avoid = plan.retry.is_none_or(|retry| retry.avoid_previous_hosts);
-    pick_beside(ctx, plan, if avoid { tried } else { &[] })
+    pick_beside(ctx, plan, tried, avoid)
 }
 
-/// An endpoint, and one of these only where there is no other.
+/// An endpoint after these attempts; `avoid`: one of theirs only where there is no other.
 #[inline]
 fn pick_beside(
     ctx: &RequestCtx<'_>,
     plan: &Plan<'_>,
-    tried: &[SocketAddr],
+    attempts: &[SocketAddr],
+    avoid: bool,
 ) -> Result<Arc<EndpointState>, Failure> {
-    plan.cluster.pick(&PickContext { tried, original: ctx.conn.info.original(), hash: plan.hash })
+    let tried = if avoid { attempts } else { &[] };
+    let context = PickContext { tried, original: ctx.conn.info.original(), hash: plan.hash };
+    if !attempts.is_empty()
+        && let Some(every) = plan.retry.map(|retry| retry.leave_priorities as usize)
+        && (1..=attempts.len()).contains(&every)
+    {
+        return plan.cluster.pick_leaving(&context, &Left { attempts, every });
+    }
+    plan.cluster.pick(&context)
 }
 
 /// A connection, made if there is none.

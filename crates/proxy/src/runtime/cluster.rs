@@ -32,8 +32,8 @@ use crate::upstream::outside::OutsideConfigs;
 
 mod pick;
 
-pub use pick::PickContext;
 use pick::Way;
+pub use pick::{Left, PickContext};
 
 /// One cluster.
 pub struct ClusterHandle {

@@ -112,6 +112,12 @@ impl EndpointTable {
         with.filter(move |(_, own)| **own == Some(priority)).map(|(endpoint, _)| &**endpoint)
     }
 
+    /// The priority of an endpoint, where that is to bear anything.
+    pub(super) fn priority_of(&self, address: SocketAddr) -> Option<u32> {
+        let at = self.all.iter().position(|endpoint| endpoint.address == address)?;
+        self.priorities.get(at).copied().flatten()
+    }
+
     /// Whether a check has said anything of anybody.
     fn is_judged(&self) -> bool {
         let judged = |verdict| matches!(verdict, Verdict::Healthy | Verdict::Unhealthy);

@@ -7,16 +7,20 @@ use outrigger_model::route::{
     RetryPolicy,
 };
 
+use super::extension::{is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
 use super::value::{duration, duration_at, fraction, percent_of_fraction, positive_or, status, uint_or};
 use super::{headers, left_out, matcher, note};
 use crate::kind::ClientKind;
 use crate::wire::common_fault::{self, fault_delay::FaultDelaySecifier};
 use crate::wire::http_fault::{self, HttpFault, fault_abort::ErrorType};
+use crate::wire::previous_hosts::PreviousHostsPredicate;
+use crate::wire::previous_priorities::PreviousPrioritiesConfig;
 use crate::wire::route::{self, HeaderMatcher, retry_policy, retry_policy::ResetHeaderFormat};
-use crate::wire::{self, any, previous_hosts::PreviousHostsPredicate, scalar, uint};
+use crate::wire::{self, any, scalar, uint};
 
 const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
+const PREVIOUS_PRIORITIES: &str = "envoy.retry_priorities.previous_priorities";
 
 pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::RetryPolicy> {
     if kind == ClientKind::Grpc && policy.attempts == 0 {
@@ -43,6 +47,9 @@ pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::Re
                 &PreviousHostsPredicate {},
             ))),
         })),
+        retry_priority: (kind != ClientKind::Grpc)
+            .then(|| encode_priority(policy.leave_priorities))
+            .flatten(),
         host_selection_retry_max_attempts: if avoid { 5 } else { 0 },
         retriable_status_codes: policy.statuses.iter().map(|s| u32::from(*s)).collect(),
         retry_back_off: Some(retry_policy::RetryBackOff {
@@ -55,6 +62,32 @@ pub(super) fn encode(policy: &RetryPolicy, kind: ClientKind) -> Option<route::Re
         retriable_request_headers: encode_headers(&policy.request_headers, kind),
         ..Default::default()
     })
+}
+
+fn encode_priority(every: u32) -> Option<retry_policy::RetryPriority> {
+    let update_frequency = i32::try_from(every).unwrap_or(i32::MAX);
+    (every > 0).then(|| retry_policy::RetryPriority {
+        name: PREVIOUS_PRIORITIES.to_owned(),
+        config_type: Some(retry_policy::retry_priority::ConfigType::TypedConfig(any(
+            &PreviousPrioritiesConfig { update_frequency },
+        ))),
+    })
+}
+
+/// Nothing where it is another extension: retries go where requests would.
+fn decode_priority(wire: &retry_policy::RetryPriority) -> Decoded<u32> {
+    let Some(retry_policy::retry_priority::ConfigType::TypedConfig(config)) = &wire.config_type else {
+        return flaw("typed_config", "is required");
+    };
+    if !is::<PreviousPrioritiesConfig>(config) {
+        left_out("a retry_priority that is not previous_priorities");
+        return Ok(0);
+    }
+    let config: PreviousPrioritiesConfig = unpack(config).under("typed_config")?;
+    match u32::try_from(config.update_frequency) {
+        Ok(every) if every > 0 => Ok(every),
+        _ => flaw("typed_config.update_frequency", format!("{} is not above 0", config.update_frequency)),
+    }
 }
 
 fn encode_headers(headers: &[HeaderMatch], kind: ClientKind) -> Vec<HeaderMatcher> {
@@ -75,7 +108,7 @@ fn encode_rate_limited(back_off: &RateLimitedBackOff) -> retry_policy::RateLimit
 }
 
 pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
-    note!(wire, retry_priority, retry_options_predicates, refresh_cluster_on_retry);
+    note!(wire, retry_options_predicates, refresh_cluster_on_retry);
     let mut on = Vec::new();
     for name in wire.retry_on.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         match RetryOn::parse(name) {
@@ -101,6 +134,10 @@ pub(super) fn decode(wire: &route::RetryPolicy) -> Decoded<RetryPolicy> {
         backoff_base,
         backoff_max,
         avoid_previous_hosts: wire.retry_host_predicate.iter().any(|p| p.name.ends_with("previous_hosts")),
+        leave_priorities: match &wire.retry_priority {
+            Some(priority) => decode_priority(priority).under("retry_priority")?,
+            None => 0,
+        },
         per_try_idle: duration_at(wire.per_try_idle_timeout.as_ref(), "per_try_idle_timeout")?
             .filter(|d| !d.is_zero()),
         rate_limited: wire

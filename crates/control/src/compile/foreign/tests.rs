@@ -74,6 +74,10 @@ fn what_a_grpc_client_cannot_do_of_a_route_is_not_sent_and_is_said() {
         ("corsPolicy: {allowOrigins: [{exact: 'https://a.test'}]}", "no policies for other origins"),
         ("retries: {attempts: 2, retryOn: 5xx}", "no retries for these conditions"),
         ("retries: {attempts: 2, retryOn: unavailable, perTryTimeout: 1s}", "no timeout of one attempt"),
+        (
+            "retries: {attempts: 2, retryOn: unavailable, retryRemoteLocalities: true}",
+            "places of another priority",
+        ),
     ] {
         let compiled = compiled(shop(), &route(fields));
         let (rule, why) = only(&compiled, &grpc());

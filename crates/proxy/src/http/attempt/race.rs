@@ -310,7 +310,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         trailers: Option<Trailers>,
     ) -> Option<Rival> {
         let plan = self.plan;
-        let endpoint = pick_beside(ctx, plan, self.tried).ok();
+        let endpoint = pick_beside(ctx, plan, self.tried, true).ok();
         let endpoint = endpoint.filter(|one| !self.tried.contains(&one.address))?;
         let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
         let Ok(retry) = plan.cluster.limits.try_retry() else {

@@ -30,6 +30,45 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
 }
 
+/// Attempts of a request for which the priorities are left that they went to.
+#[derive(Debug, Clone, Copy)]
+pub struct Left<'a> {
+    /// Where they went, in order.
+    pub attempts: &'a [SocketAddr],
+    /// Looked at again after each so many, at least 1.
+    pub every: usize,
+}
+
+type Priorities = SmallVec<[u32; 4]>;
+
+impl Left<'_> {
+    /// Which are left by now: as Envoy's `previous_priorities`, that begins anew where nobody else is usable.
+    fn priorities(&self, table: &EndpointTable, usable: impl Fn(&EndpointState) -> bool) -> Priorities {
+        let (mut left, mut holds) = (Priorities::new(), false);
+        let mut begun = 0;
+        for end in 1..=self.attempts.len() {
+            let attempts = self.attempts.get(begun..end).unwrap_or_default();
+            if attempts.len() < self.every {
+                holds = false;
+                continue;
+            }
+            if !attempts.len().is_multiple_of(self.every) {
+                continue;
+            }
+            holds = true;
+            left.extend(attempts.iter().filter_map(|address| table.priority_of(*address)));
+            let bears = |level: &Level| {
+                !left.contains(&level.priority) && level.members.iter().any(|member| usable(member))
+            };
+            if !table.levels.iter().any(bears) {
+                left.clear();
+                begun = end;
+            }
+        }
+        if holds { left } else { Priorities::new() }
+    }
+}
+
 /// From where an endpoint is picked.
 #[derive(Debug)]
 pub(super) enum Way {
@@ -67,7 +106,7 @@ impl ClusterHandle {
     /// There is none: no endpoints, none healthy, or all ejected.
     pub fn pick(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
         if !matches!(self.way, Way::All) {
-            return self.pick_otherwise(ctx);
+            return self.pick_otherwise(ctx, None);
         }
         let table = self.lasting.table.load();
         if ctx.tried.is_empty() && !self.lasting.ejections.any() {
@@ -80,7 +119,23 @@ impl ClusterHandle {
             });
             return found.cloned().ok_or_else(|| self.nothing(&table, false));
         }
-        self.pick_among(&table, ctx, Instant::now(), |_| true)
+        self.pick_among(&table, ctx, None, |_| true)
+    }
+
+    /// As [`Self::pick`], after attempts for which the priorities are left that they went to.
+    ///
+    /// # Errors
+    /// As [`Self::pick`].
+    #[cold]
+    pub fn pick_leaving(
+        &self,
+        ctx: &PickContext<'_>,
+        left: &Left<'_>,
+    ) -> Result<Arc<EndpointState>, Failure> {
+        if !matches!(self.way, Way::All) {
+            return self.pick_otherwise(ctx, Some(left));
+        }
+        self.pick_among(&self.lasting.table.load(), ctx, Some(left), |_| true)
     }
 
     /// The endpoint of that address, if it takes requests and is one of those that this picks from.
@@ -96,7 +151,11 @@ impl ClusterHandle {
         (!ejected).then(|| found.clone())
     }
 
-    fn pick_otherwise(&self, ctx: &PickContext<'_>) -> Result<Arc<EndpointState>, Failure> {
+    fn pick_otherwise(
+        &self,
+        ctx: &PickContext<'_>,
+        left: Option<&Left<'_>>,
+    ) -> Result<Arc<EndpointState>, Failure> {
         let Way::Part(wanted) = &self.way else {
             let (mut original, reach) = ctx.original;
             if let Some(port) = self.config.original_port {
@@ -106,7 +165,7 @@ impl ClusterHandle {
         };
         let table = self.lasting.table.load();
         let Some(labels) = self.part_of(wanted, &table) else { return Err(self.nothing(&table, false)) };
-        self.pick_among(&table, ctx, Instant::now(), |endpoint| has(labels, endpoint))
+        self.pick_among(&table, ctx, left, |endpoint| has(labels, endpoint))
     }
 
     /// The labels of those that serve a part: its own, or of who serves in its place; `None`: nobody does.
@@ -127,15 +186,24 @@ impl ClusterHandle {
         &self,
         table: &EndpointTable,
         ctx: &PickContext<'_>,
-        now: Instant,
+        left: Option<&Left<'_>>,
         of: impl Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Failure> {
+        let now = Instant::now();
         let usable_now = |member: &EndpointState| {
             of(member) && !self.lasting.ejections.is_ejected(&member.load.health, now)
         };
         let mut again: Option<(&Level, SmallVec<[u32; 4]>)> = None;
-        let first = self.first_level(table, ctx, &of, usable_now);
-        let order = in_order(table, first, usable_now);
+        let left = left.map_or_else(Priorities::new, |left| left.priorities(table, usable_now));
+        let first = self.first_level(table, ctx, &of, |level, member| {
+            !left.contains(&level.priority) && usable_now(member)
+        });
+        let mut order = in_order(table, first, usable_now);
+        if !left.is_empty() {
+            let is_left =
+                |at: &usize| table.levels.get(*at).is_some_and(|level| left.contains(&level.priority));
+            order.sort_by_key(is_left);
+        }
         for level in order.into_iter().filter_map(|at| table.levels.get(at)) {
             let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
             let mut tried = SmallVec::new();
@@ -172,20 +240,19 @@ impl ClusterHandle {
         table: &EndpointTable,
         ctx: &PickContext<'_>,
         of: impl Fn(&EndpointState) -> bool,
-        usable: impl Fn(&EndpointState) -> bool,
+        usable: impl Fn(&Level, &EndpointState) -> bool,
     ) -> usize {
         if table.levels.len() < 2 {
             return 0;
         }
-        let count = |level: &Level, counts: &dyn Fn(&EndpointState) -> bool| {
-            level.members.iter().filter(|member| counts(member)).count() as u32
-        };
+        let count =
+            |level: &Level| level.members.iter().filter(|member| usable(level, member)).count() as u32;
         let bearing = table.levels.iter().map(|level| {
             let total = match self.way {
                 Way::All => level.total,
                 _ => table.of_priority(level.priority).filter(|one| of(one)).count() as u32,
             };
-            (count(level, &usable), total)
+            (count(level), total)
         });
         shares(bearing).map_or(0, |shares| spread::draw(&shares, ctx.hash))
     }

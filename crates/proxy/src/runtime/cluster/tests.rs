@@ -100,6 +100,32 @@ fn tried_hosts_are_avoided_while_there_are_others() {
     assert_eq!(reach(&cluster, &tried), [1, 2], "and all of the others: once more all of the first");
 }
 
+/// Who is picked after each of so many attempts, with priorities that are left after each `every` of them.
+fn goes_on(cluster: &ClusterHandle, every: usize, count: usize) -> Vec<u8> {
+    let mut attempts = Vec::new();
+    for _ in 0..count {
+        let context = anywhere(&[]);
+        let picked = match attempts.len() < every {
+            true => cluster.pick(&context),
+            false => cluster.pick_leaving(&context, &Left { attempts: &attempts, every }),
+        };
+        attempts.push(picked.unwrap().address);
+    }
+    let hosts = attempts.iter().map(|address| host(&EndpointState::plain(*address, Reach::Network)));
+    hosts.collect()
+}
+
+#[test]
+fn priorities_that_were_tried_are_left_until_there_is_no_other() {
+    let cluster = cluster(|_| {});
+    cluster.update(&set(&[&[endpoint(1, Healthy)], &[endpoint(2, Unhealthy)], &[endpoint(3, Healthy)]]));
+    // The example of Envoy's documentation: of the second nobody is healthy.
+    assert_eq!(goes_on(&cluster, 1, 5), [1, 3, 1, 3, 1]);
+    assert_eq!(goes_on(&cluster, 2, 7), [1, 1, 3, 3, 1, 1, 3]);
+    cluster.update(&set(&[&[endpoint(1, Healthy)]]));
+    assert_eq!(goes_on(&cluster, 1, 3), [1, 1, 1], "there is but one");
+}
+
 #[test]
 fn nothing_to_pick_says_which_nothing() {
     let cluster = cluster(|_| {});

@@ -23,6 +23,7 @@ pub(super) const RETRY: Table = Table::new(
         "backoff",
         "rateLimitedBackoff",
         "avoidPreviousHosts",
+        "remoteLocalities",
         "budget",
     ],
 );
@@ -51,6 +52,9 @@ pub(super) fn read(reader: &mut Reader<'_>, at: Option<At<'_>>) -> Option<(Retry
         fields.get("rateLimitedBackoff").and_then(|at| rate_limited(reader, &at)).map(Box::new);
     let avoid = reader.boolean(fields.get("avoidPreviousHosts"));
     policy.avoid_previous_hosts = avoid.unwrap_or(policy.avoid_previous_hosts);
+    if reader.boolean(fields.get("remoteLocalities")) == Some(true) {
+        policy.leave_priorities = RetryPolicy::ATTEMPTS_OF_PRIORITY;
+    }
     // It is the destination's, or has no effect; here it is only looked at.
     fields.get("budget").and_then(|at| budget(reader, &at));
     Some((policy.with_backoff(reader.positive(fields.get("backoff"))), avoid.is_some()))
@@ -146,6 +150,9 @@ pub(super) fn schema() -> Json {
         "rateLimitedBackoff" => rate_limited_schema(),
         "avoidPreviousHosts" => {
             boolean("Whether a retry goes to another instance; it does unless this says false.")
+        }
+        "remoteLocalities" => {
+            boolean("Whether retries go on to places of the next priority after two attempts in one.")
         }
         "budget" => object(&BUDGET, &[], |name| match name {
             "percent" => any("Retries in percent of the requests under way."),

@@ -109,10 +109,6 @@ pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryPolic
     let Some(at) = at else { return default };
     let Some(fields) = reader.fields(&at, &RETRIES) else { return default };
     let attempts = reader.number(fields.get("attempts"), 0..=100);
-    if fields.has("retryRemoteLocalities") {
-        reader.boolean(fields.get("retryRemoteLocalities"));
-        reader.not_yet(&fields, &["retryRemoteLocalities"], "a retry goes where the load balancer picks");
-    }
     if !fields.has("attempts") {
         let message =
             format!("{} has no attempts, which Istio reads as 0: retries are off. Write attempts", at.path);
@@ -133,6 +129,10 @@ pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryPolic
         statuses,
         per_try_timeout: reader.duration(fields.get("perTryTimeout")).filter(|timeout| !timeout.is_zero()),
         avoid_previous_hosts: reader.boolean(fields.get("retryIgnorePreviousHosts")).unwrap_or(true),
+        leave_priorities: match reader.boolean(fields.get("retryRemoteLocalities")) {
+            Some(true) => RetryPolicy::ATTEMPTS_OF_PRIORITY,
+            _ => 0,
+        },
         ..default
     };
     policy.with_backoff(reader.positive(fields.get("backoff")))

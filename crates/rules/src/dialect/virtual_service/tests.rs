@@ -140,7 +140,7 @@ fn retries_have_our_default_when_absent_and_istios_when_only_begun() {
 #[test]
 fn all_fields_of_retries_arrive() {
     let text = http(
-        "retries: {attempts: 2, perTryTimeout: 1s, retryOn: '5xx, 429', backoff: 10ms, retryIgnorePreviousHosts: false}",
+        "retries: {attempts: 2, perTryTimeout: 1s, retryOn: '5xx, 429', backoff: 10ms, retryIgnorePreviousHosts: false, retryRemoteLocalities: true}",
     );
     let route = route(&text);
     let retry = retry(&route.http[0]);
@@ -154,6 +154,7 @@ fn all_fields_of_retries_arrive() {
         (Duration::from_millis(10), Duration::from_millis(100))
     );
     assert!(!retry.avoid_previous_hosts);
+    assert_eq!(retry.leave_priorities, 2, "as Istio's");
 }
 
 #[test]
@@ -462,10 +463,10 @@ fn what_istio_refuses_is_refused_here() {
 }
 
 #[test]
-fn what_has_no_effect_yet_is_told_by_name() {
-    let told = one_told(&http("retries: {attempts: 1, retryRemoteLocalities: true}"));
-    assert!(
-        told.contains("warning OUT0005: spec.http[0].retries.retryRemoteLocalities is not implemented"),
-        "{told}"
-    );
+fn retries_stay_near_where_nothing_else_is_said() {
+    for fields in ["attempts: 1", "attempts: 1, retryRemoteLocalities: false"] {
+        let text = http(&format!("retries: {{{fields}}}"));
+        assert_eq!(told(&text), Vec::<String>::new(), "{fields}");
+        assert_eq!(retry(&route(&text).http[0]).leave_priorities, 0, "{fields}");
+    }
 }

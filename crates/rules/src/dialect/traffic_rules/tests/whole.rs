@@ -39,6 +39,7 @@ fn routes_redirect_answer_rewrite_and_edit() {
     assert!(retry(rest).avoid_previous_hosts);
     let other = route(&page("service: a\nretry: {avoidPreviousHosts: false}"));
     assert!(!retry(&other.http[0]).avoid_previous_hosts);
+    assert_eq!((retry(rest).leave_priorities, retry(&other.http[0]).leave_priorities), (2, 0));
     let whole = route(&page("service: a\nroutes:\n- rewrite: {path: '/x\\y'}\n- redirect: {port: request}"));
     assert_eq!(forward(&whole.http[0]).rewrite.regex, Some(("^[^?]*".into(), "/x\\\\y".into())));
     assert!(whole.http[1].to_request_port);

@@ -217,3 +217,22 @@ fn authorization_of_a_place_where_it_can_not_be_had_is_refused() {
         },
     );
 }
+
+#[test]
+fn a_priority_that_is_left_after_no_attempt_is_refused_at_the_field() {
+    each_is_refused(
+        ResourceKind::Routes,
+        &routes(),
+        cases! { wire::route::RouteConfiguration;
+            "virtual_hosts[0].routes[0].route.retry_policy.retry_priority.typed_config.update_frequency" => |c| {
+                use wire::route::retry_policy::{RetryPriority, retry_priority::ConfigType::TypedConfig};
+                let unsaid = wire::previous_priorities::PreviousPrioritiesConfig::default();
+                let config_type = Some(TypedConfig(any(&unsaid)));
+                first_action(c).retry_policy = Some(wire::route::RetryPolicy {
+                    retry_priority: Some(RetryPriority { name: "it".into(), config_type }),
+                    ..Default::default()
+                })
+            },
+        },
+    );
+}

@@ -29,6 +29,7 @@ pub(super) fn retry() -> BoxedStrategy<RetryPolicy> {
                     backoff_base: base,
                     backoff_max: base + more,
                     avoid_previous_hosts: avoid,
+                    leave_priorities: attempts % 3,
                     rate_limited: rate_limited.map(Box::new),
                     response_headers: headers.0,
                     request_headers: headers.1,
