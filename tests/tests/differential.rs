@@ -20,6 +20,7 @@ mod rewriting;
 mod routing;
 mod sessions;
 mod stage;
+mod zones;
 
 use case::Group;
 use play::{Outcome, play};
@@ -81,10 +82,12 @@ async fn the_same_resources_mean_the_same_to_our_sidecar_and_to_an_envoy() {
     let Some(envoy) = require::tool("envoy") else { return };
     let groups = groups();
     let of_rates = rates::groups();
-    let on_stage: Vec<&Group> = groups.iter().chain(&of_rates).collect();
+    let of_zones = zones::groups();
+    let on_stage: Vec<&Group> = groups.iter().chain(&of_rates).chain(&of_zones).collect();
     let stage = Arc::new(Stage::set(&envoy, &on_stage).await);
     rates::compare(&stage).await;
     ages::compare(&stage).await;
+    zones::compare(&stage).await;
     let all = compare(&stage, groups).await;
     // What both leave out would be the same, too.
     let limited = |(name, [ours, _]): &(String, [String; 2])| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{EndpointSet, NamedAddress};
+use crate::endpoint::{EndpointSet, NamedAddress, ZoneAware};
 use crate::identity::SpiffeId;
 use crate::origin::Origin;
 
@@ -59,6 +59,10 @@ pub struct Cluster {
     /// the places ([`LocalityEndpoints::weight`](crate::endpoint::LocalityEndpoints::weight)).
     #[serde(default)]
     pub place_weights: bool,
+    /// The own zone takes what it can bear, beside the client's peers; only other control planes say so, as ours sends shares of places.
+    /// Absent: all zones are alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone_aware: Option<ZoneAware>,
     /// New endpoints get their share only little by little; not with consistent hashing. Absent: at once.
     #[serde(default)]
     pub warmup: Option<Warmup>,
@@ -122,6 +126,7 @@ impl Cluster {
             capacity: None,
             subsets: None,
             place_weights: false,
+            zone_aware: None,
             warmup: None,
             connect_timeout: Duration::from_secs(10),
             limits: Limits::default(),

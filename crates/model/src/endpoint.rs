@@ -11,6 +11,9 @@ use crate::cluster::Labels;
 use crate::identity::SpiffeId;
 
 pub mod spread;
+pub mod zones;
+
+pub use zones::ZoneAware;
 
 /// All endpoints of one cluster, by address or, for DNS, by name ([`NamedAddress`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use outrigger_model::endpoint::{Locality, Workload};
+use outrigger_model::endpoint::Workload;
 use outrigger_telemetry::admin::AdminServer;
 use outrigger_telemetry::logging::{self, LogFormat};
 use outrigger_telemetry::trace::{ExportConfig, Exporter, SpanSender, exporter};
@@ -44,6 +44,7 @@ use crate::process::{Demand, Process};
 use crate::recent::Recent;
 use crate::registration::{Own, Registrar};
 use crate::resolve::{Board, Lookup, Resolver};
+use crate::runtime::build::Zones;
 use crate::runtime::snapshot::Snapshot;
 
 mod identity;
@@ -377,7 +378,9 @@ fn feed(
         !bootstrap.inbound.is_empty() || bootstrap.mode != Mode::Explicit,
         format!("instance \"{}\" as {}", bootstrap.node.id, joined.id),
     );
-    let publisher = Publisher::new(process.clone(), joined.id.trust_domain().to_owned(), reachable);
+    let zones = Zones::new(bootstrap.local_cluster.clone(), bootstrap.node.locality.to_model());
+    let trust_domain = joined.id.trust_domain().to_owned();
+    let publisher = Publisher::new(process.clone(), trust_domain, reachable, zones);
     let file = SnapshotFile::new(&bootstrap.state_dir, bound_to);
     let bounds = Bounds::default();
     let kept = status.clone();
@@ -418,11 +421,7 @@ fn ads(bootstrap: &Bootstrap, joined: &Joined, registrar: Option<&Registrar>) ->
     let info = NodeInfo {
         id: node_id(bootstrap),
         cluster: node.cluster.clone(),
-        locality: Locality {
-            region: node.locality.region.clone(),
-            zone: node.locality.zone.clone(),
-            sub_zone: String::new(),
-        },
+        locality: node.locality.to_model(),
         user_agent: "outrigger".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         metadata: match registrar {

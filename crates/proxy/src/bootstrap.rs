@@ -16,9 +16,12 @@ use crate::intercept;
 
 pub mod dns;
 pub mod join;
+mod place;
 pub mod register;
 mod size;
 pub(crate) mod time;
+
+pub use place::Locality;
 
 /// Holds the whole text, where no file is named.
 pub const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
@@ -73,6 +76,9 @@ pub struct Bootstrap {
     /// What happens with destinations that are not in the mesh.
     #[serde(default)]
     pub outbound_policy: OutboundPolicy,
+    /// The workload's own service among the clusters of another control plane, for zone-aware balancing. Default none.
+    #[serde(default)]
+    pub local_cluster: Option<String>,
     /// The workload's resolver. Default off.
     #[serde(default)]
     pub dns: Option<dns::Section>,
@@ -135,18 +141,6 @@ pub struct Node {
     /// Where it runs.
     #[serde(default)]
     pub locality: Locality,
-}
-
-/// Region and zone.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Locality {
-    /// Region.
-    #[serde(default)]
-    pub region: String,
-    /// Zone.
-    #[serde(default)]
-    pub zone: String,
 }
 
 /// How connections reach the proxy.

@@ -41,6 +41,7 @@ pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::clie
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::common::v3 as common_balance;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::maglev::v3 as maglev;
+pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::random::v3 as random;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::ring_hash::v3 as ring_hash;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::round_robin::v3 as round_robin;
 pub(crate) use envoy_types::pb::envoy::extensions::load_balancing_policies::wrr_locality::v3 as wrr_locality;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use outrigger_tests::fake_control::FakeControl;
-use outrigger_tests::mesh::{Mesh, Sidecar};
+use outrigger_tests::mesh::{Mesh, NAMESPACE, Sidecar};
 use outrigger_tests::protos::Protos;
 use outrigger_tests::shelf::{Shelf, Shelves};
 use outrigger_tests::wait::eventually;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::apps::Apps;
 use super::case::{Group, typed};
 use super::play::Side;
+use super::zones;
 use crate::BINARY;
 use crate::foreign::{Foreign, run_envoy};
 use crate::thin_thread::web;
@@ -82,6 +83,10 @@ impl Stage {
     pub async fn set(envoy: &std::path::Path, groups: &[&Group]) -> Self {
         let protos = tokio::task::spawn_blocking(Protos::load);
         let mut mesh = Mesh::start(BINARY).await;
+        let place = json!({ "region": zones::REGION, "zone": zones::ZONE });
+        let node = json!({ "id": "web-v1", "workload": "web-v1", "namespace": NAMESPACE, "service_account": "web",
+                           "app": "web", "version": "v1", "locality": place });
+        mesh.bootstrap = json!({ "node": node, "local_cluster": zones::OWN });
         let web = mesh.workload(&web(DESTINATIONS)).await;
         let places = ENDPOINTS.iter().zip(40..).map(|(&name, host)| (name, mesh.address(host, 9000)));
         let apps = Apps::start(places.collect::<Vec<_>>()).await;
@@ -126,7 +131,7 @@ impl Stage {
 fn shelf(protos: &Protos, apps: &Apps, groups: &[&Group], envoy: &[SocketAddr]) -> Shelf {
     let mut shelf = Shelf::default();
     let mut put = |kind: &str, name: &str, json: &Value| shelf.put(kind, name, protos.encode(kind, json));
-    let shared = shared_clusters();
+    let shared: Vec<Value> = shared_clusters().into_iter().chain([zones::own()]).collect();
     for cluster in shared.iter().chain(groups.iter().flat_map(|group| &group.clusters)) {
         let name = cluster["name"].as_str().expect("a cluster has a name");
         put(
@@ -160,11 +165,12 @@ fn ads() -> Value {
 
 fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
     let endpoints = endpoints.as_array().expect("a cluster has endpoints").iter();
-    let mut places: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
+    let mut places: BTreeMap<(u32, &str), Vec<Value>> = BTreeMap::new();
     for endpoint in endpoints {
-        // `a*3` has three times the weight of `b`, `a@stage=x` metadata, and `a^1` is of the second priority.
+        // `a*3` has three times the weight of `b`, `a@stage=x` metadata, `a^1` is of the second priority, and `a~y` in a zone.
         let endpoint = endpoint.as_str().expect("an endpoint has a name");
         let (endpoint, labels) = endpoint.split_once('@').unwrap_or((endpoint, ""));
+        let (endpoint, zone) = endpoint.split_once('~').unwrap_or((endpoint, ""));
         let (endpoint, priority) = endpoint.split_once('^').unwrap_or((endpoint, "0"));
         let labels: serde_json::Map<String, Value> = labels
             .split(',')
@@ -175,9 +181,12 @@ fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
         let weight: u32 = weight.parse().expect("a number");
         let json = json!({ "endpoint": { "address": socket(apps.addresses[name]), "hostname": format!("{name}.app.test") }, "load_balancing_weight": weight,
                     "metadata": { "filter_metadata": { "envoy.lb": labels } } });
-        places.entry(priority.parse().expect("a number")).or_default().push(json);
+        places.entry((priority.parse().expect("a number"), zone)).or_default().push(json);
     }
-    let place = |(priority, endpoints): (u32, Vec<Value>)| json!({ "locality": {}, "priority": priority, "lb_endpoints": endpoints });
+    let place = |((priority, zone), endpoints): ((u32, &str), Vec<Value>)| {
+        let region = if zone.is_empty() { "" } else { zones::REGION };
+        json!({ "locality": { "region": region, "zone": zone }, "priority": priority, "lb_endpoints": endpoints })
+    };
     let places: Vec<Value> = places.into_iter().map(place).collect();
     json!({ "cluster_name": name, "endpoints": places })
 }
@@ -263,7 +272,8 @@ fn bootstrap(xds: SocketAddr, admin: SocketAddr) -> Value {
         "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
         "alpn_protocols": ["h2"] } });
     json!({
-        "node": { "id": "envoy", "cluster": "web" },
+        "node": { "id": "envoy", "cluster": "web", "locality": { "region": zones::REGION, "zone": zones::ZONE } },
+        "cluster_manager": { "local_cluster_name": zones::OWN },
         "admin": { "address": socket(admin) },
         "dynamic_resources": {
             "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3",
@@ -280,6 +290,8 @@ fn bootstrap(xds: SocketAddr, admin: SocketAddr) -> Value {
                 "address": socket(xds) } }] }] },
             "transport_socket": { "name": "envoy.transport_sockets.tls",
                 "typed_config": typed("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", tls) },
-        }] },
+        },
+        // An Envoy takes it from here only.
+        { "name": zones::OWN, "type": "EDS", "connect_timeout": "5s", "eds_cluster_config": { "eds_config": ads() } }] },
     })
 }

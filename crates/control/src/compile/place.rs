@@ -154,7 +154,7 @@ impl<'a, A> Places<'a, A> {
         if let Some(wish) = &self.wish {
             wish.distribute(&mut localities);
             if let (Some(rule), Some(own)) = (&wish.nearness.zone_aware, wish.placed()) {
-                zones::share(rule, own, &wish.peers, &mut localities);
+                zones::share(rule, own, &wish.peers, &mut localities, zones::Scope::Region);
             }
         }
         // Priorities without a gap: an Envoy takes no others.

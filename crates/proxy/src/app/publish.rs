@@ -12,7 +12,7 @@ use crate::bootstrap::OutboundPolicy;
 use crate::config_feed::Publish;
 use crate::config_feed::state::ResourceKey;
 use crate::process::Process;
-use crate::runtime::build::{Builder, InForce};
+use crate::runtime::build::{Builder, InForce, Zones};
 
 /// Swaps snapshots into `Process`.
 pub struct Publisher {
@@ -55,11 +55,12 @@ impl Reachable {
 
 impl Publisher {
     /// `trust_domain` is whose roots arrive.
-    pub fn new(process: Arc<Process>, trust_domain: String, reachable: Reachable) -> Self {
+    pub fn new(process: Arc<Process>, trust_domain: String, reachable: Reachable, zones: Zones) -> Self {
         let builder = match process.outbound_policy {
             OutboundPolicy::RegistryOnly => Builder::registry_only(),
             OutboundPolicy::AllowAny => Builder::default(),
         };
+        let builder = builder.with_zones(zones);
         Self { process, builder, trust_domain, reachable }
     }
 }

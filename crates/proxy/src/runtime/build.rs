@@ -23,7 +23,10 @@ use crate::runtime::snapshot::{
     ChainHandle, Destination, FastMap, HttpHandle, Known, ListenerHandle, Snapshot, TcpHandle, TerminalHandle,
 };
 
+mod zones;
+
 pub use outrigger_model::cluster::PASSTHROUGH;
+pub use zones::Zones;
 
 /// Resources that are in force, by kind and name.
 pub type InForce<'a> = BTreeMap<(ResourceKind, &'a str), &'a Arc<Resource>>;
@@ -40,6 +43,8 @@ pub struct Builder {
     rates: Rates,
     /// What is not in the mesh is not reached.
     registry_only: bool,
+    /// Where the client and its peers are.
+    zones: Zones,
     /// What could not be compiled and was said so.
     refused: FastMap<(ResourceKind, String), Arc<Resource>>,
 }
@@ -48,6 +53,12 @@ impl Builder {
     /// For a sidecar that may reach nothing but what the control plane names.
     pub fn registry_only() -> Self {
         Self { registry_only: true, ..Self::default() }
+    }
+
+    /// With what is known of the client's place.
+    #[must_use]
+    pub fn with_zones(self, zones: Zones) -> Self {
+        Self { zones, ..self }
     }
 
     /// Builds the next snapshot; what cannot be compiled is named once, and its last good version stays.
@@ -82,6 +93,7 @@ impl Builder {
         snapshot: &mut Snapshot,
         invalid: &mut Vec<Invalid>,
     ) {
+        self.zones.look(in_force);
         let passthrough = Arc::new(Resource::Cluster(passthrough_cluster(self.registry_only)));
         let all = of_kind(in_force, ResourceKind::Cluster).chain([&passthrough]);
         for resource in all {
@@ -102,25 +114,38 @@ impl Builder {
                     }
                 }
             };
-            self.feed_endpoints(&handle, old.is_none(), in_force);
+            let anew = self.zones.share_anew(&handle.config, old.map(|old| &*old.config));
+            self.feed_endpoints(&handle, (old.is_none(), anew), in_force);
             snapshot.clusters.insert(handle.name.clone(), handle);
         }
         self.endpoints.retain(|name, _| snapshot.clusters.contains_key(name.as_str()));
     }
 
-    fn feed_endpoints(&mut self, handle: &ClusterHandle, fresh: bool, in_force: &InForce<'_>) {
+    /// Brings the endpoints of a handle that is `fresh`, whose zones are to be shared `anew`, or whose endpoints are others than before.
+    fn feed_endpoints(
+        &mut self,
+        handle: &ClusterHandle,
+        (fresh, anew): (bool, bool),
+        in_force: &InForce<'_>,
+    ) {
         let Some(name) = handle.config.endpoints_name() else {
+            // It has brought them itself, but knows nothing of zones.
+            if let Discovery::Static(set) = &handle.config.discovery
+                && handle.config.zone_aware.is_some()
+            {
+                handle.update(&self.zones.shared(&handle.config, set));
+            }
             // Once it has endpoints from elsewhere again they are to be brought again.
             self.endpoints.remove(&*handle.name);
             return;
         };
         let Some(resource) = in_force.get(&(ResourceKind::Endpoints, &*name)) else { return };
         let known = self.endpoints.get(&*handle.name);
-        if !fresh && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {
+        if !fresh && !anew && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {
             return;
         }
         if let Resource::Endpoints(set) = &***resource {
-            handle.update(set);
+            handle.update(&self.zones.shared(&handle.config, set));
         }
         self.endpoints.insert(handle.name.to_string(), (*resource).clone());
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use outrigger_model::endpoint::Locality;
+pub use outrigger_model::endpoint::ZoneAware;
 use serde::{Deserialize, Serialize};
 
 /// `localityLbSetting`. With nothing in it: the nearest first, the others where these cannot serve.
@@ -25,21 +26,6 @@ pub struct Nearness {
     /// So many requests in flight for each endpoint fill who is nearest; what comes then goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
-}
-
-/// Zone-aware routing, as Envoy's: requests stay in the zone as far as all endpoints of the region still get as many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ZoneAware {
-    /// With fewer endpoints of the service in the region all are alike. Default 6.
-    pub min_endpoints: u32,
-    /// Of a hundred requests so many; the others go to all. Default 100.
-    pub percent: u32,
-}
-
-impl Default for ZoneAware {
-    fn default() -> Self {
-        Self { min_endpoints: 6, percent: 100 }
-    }
 }
 
 /// The shares of clients in one place.

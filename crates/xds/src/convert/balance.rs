@@ -3,6 +3,7 @@
 use outrigger_model::cluster::{
     Balance, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, Warmup, is_prime,
 };
+use outrigger_model::endpoint::ZoneAware;
 
 use super::flaw::{Decoded, Under, flaw};
 use super::left_out;
@@ -113,11 +114,12 @@ pub(super) struct Balancing {
     pub(super) balance: Balance,
     pub(super) warmup: Option<Warmup>,
     pub(super) load_reports: Option<LoadReports>,
+    pub(super) zone_aware: Option<ZoneAware>,
 }
 
 impl From<Balance> for Balancing {
     fn from(balance: Balance) -> Self {
-        Self { balance, warmup: None, load_reports: None }
+        Self { balance, warmup: None, load_reports: None, zone_aware: None }
     }
 }
 
@@ -167,6 +169,22 @@ fn decode_policy(wire: &Cluster) -> Decoded<Balance> {
             Ok(Balance::LeastRequest)
         }
     }
+}
+
+/// Of either message that there is for it.
+pub(super) fn zone_aware(
+    enabled: Option<&scalar::Percent>,
+    least: Option<&UInt64Value>,
+    fails_in_panic: bool,
+) -> Decoded<ZoneAware> {
+    if fails_in_panic {
+        left_out("zone_aware_lb_config.fail_traffic_on_panic, as there is no panic");
+    }
+    let default = ZoneAware::default();
+    let percent = enabled.map_or(Ok(f64::from(default.percent)), percent).under("routing_enabled")?;
+    let least = least.map(|least| u32::try_from(least.value).unwrap_or(u32::MAX));
+    // An Envoy rounds, too.
+    Ok(ZoneAware { min_endpoints: least.unwrap_or(default.min_endpoints), percent: percent.round() as u32 })
 }
 
 fn decode_warmup(wire: &Cluster) -> Decoded<Option<Warmup>> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{Cluster, Discovery, Keepalive, Limits, RetryBudget, UpstreamProtocol};
-use outrigger_model::endpoint::EndpointSet;
+use outrigger_model::endpoint::{EndpointSet, ZoneAware};
 
 use super::extension::{HTTP_OPTIONS, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
@@ -13,11 +13,11 @@ use crate::kind::ClientKind;
 use crate::wire::cluster::circuit_breakers::{Thresholds, thresholds};
 use crate::wire::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy,
-    common_lb_config::LocalityConfigSpecifier,
+    common_lb_config::{self, LocalityConfigSpecifier},
 };
 use crate::wire::cluster::{self, CircuitBreakers, UpstreamConnectionOptions};
 use crate::wire::core::{Http1ProtocolOptions, Http2ProtocolOptions, TcpKeepalive};
-use crate::wire::protobuf::{UInt32Value, Value, value::Kind};
+use crate::wire::protobuf::{UInt32Value, UInt64Value, Value, value::Kind};
 use crate::wire::upstream_http::{HttpProtocolOptions, http_protocol_options as options};
 use crate::wire::{self, ads, any, scalar, uint};
 
@@ -78,14 +78,11 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
     wire.typed_extension_protocol_options =
         [(HTTP_OPTIONS.to_owned(), any(&encode_protocol(model)))].into_iter().collect();
     let min_health = model.outlier.as_ref().map_or(0, |outlier| outlier.min_health_percent);
-    if (foreign && !original) || min_health > 0 {
+    if (foreign && !original) || min_health > 0 || model.zone_aware.is_some() {
         wire.common_lb_config = Some(CommonLbConfig {
             // "Unhealthy takes none" holds also when most are, where a rule does not say otherwise.
             healthy_panic_threshold: Some(scalar::Percent { value: min_health.into() }),
-            // Without it an Envoy goes by the endpoints alone.
-            locality_config_specifier: model
-                .place_weights
-                .then(|| LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default())),
+            locality_config_specifier: encode_places(model),
             ..Default::default()
         });
     }
@@ -150,10 +147,29 @@ fn decode_panic(wire: &cluster::Cluster) -> Option<u32> {
         override_host_status,
         consistent_hashing_lb_config,
     );
-    if let Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) = common.locality_config_specifier {
-        left_out("common_lb_config.zone_aware_lb_config without a local cluster");
-    }
     common.healthy_panic_threshold.as_ref().map(|percent| percent.value.clamp(0.0, 100.0).ceil() as u32)
+}
+
+fn encode_places(model: &Cluster) -> Option<LocalityConfigSpecifier> {
+    use LocalityConfigSpecifier::{LocalityWeightedLbConfig, ZoneAwareLbConfig};
+    let Some(zones) = &model.zone_aware else {
+        // Without it an Envoy goes by the endpoints alone.
+        return model.place_weights.then(|| LocalityWeightedLbConfig(Default::default()));
+    };
+    Some(ZoneAwareLbConfig(common_lb_config::ZoneAwareLbConfig {
+        routing_enabled: Some(scalar::Percent { value: zones.percent.into() }),
+        min_cluster_size: Some(UInt64Value { value: zones.min_endpoints.into() }),
+        fail_traffic_on_panic: false,
+    }))
+}
+
+fn decode_zones(wire: &cluster::Cluster) -> Decoded<Option<ZoneAware>> {
+    let common = wire.common_lb_config.as_ref().and_then(|common| common.locality_config_specifier.as_ref());
+    let Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) = common else { return Ok(None) };
+    let least = zones.min_cluster_size.as_ref();
+    balance::zone_aware(zones.routing_enabled.as_ref(), least, zones.fail_traffic_on_panic)
+        .under("common_lb_config.zone_aware_lb_config")
+        .map(Some)
 }
 
 fn encode_ours(model: &Cluster) -> impl Iterator<Item = (String, Value)> {
@@ -292,6 +308,10 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
             .under("lb_subset_config")?
             .map(Box::new),
         place_weights: false,
+        zone_aware: match balancing.zone_aware {
+            Some(zones) => Some(zones),
+            None => decode_zones(wire)?,
+        },
         warmup: balancing.warmup,
         connect_timeout: duration_or(
             wire.connect_timeout.as_ref(),

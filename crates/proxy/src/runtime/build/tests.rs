@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use outrigger_model::endpoint::{Endpoint, EndpointSet, LocalityEndpoints};
+use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints, ZoneAware};
 use outrigger_model::listener::ChainInput;
 use outrigger_model::resource;
 use outrigger_model::route::{Forward, Route, RouteAction, RouteMatch, VirtualHost};
@@ -239,4 +239,63 @@ fn what_is_sent_again_keeps_its_compiled_form() {
     let versions: Vec<_> = state.in_force().map(|(key, held)| (key.0, held.version.as_str())).collect();
     assert_eq!(versions.len(), 5);
     assert!(versions.iter().all(|(kind, version)| *version == wanted(*kind)), "{versions:?}");
+}
+
+fn in_zone(zone: &str) -> Locality {
+    Locality { region: "eu".into(), zone: zone.into(), sub_zone: String::new() }
+}
+
+/// Endpoints by zone, each with an address of its own, in places of a weight that zones stand in place of.
+fn in_zones(name: &str, zones: &[(&str, u8)]) -> Arc<Resource> {
+    let mut last = 0;
+    let place = |(zone, count): &(&str, u8)| {
+        let mut endpoint = || {
+            last += 1;
+            Endpoint::new(([10, 0, 0, last], 80).into())
+        };
+        let endpoints = (0..*count).map(|_| endpoint()).collect();
+        LocalityEndpoints { locality: in_zone(zone), weight: 9, priority: 0, endpoints }
+    };
+    Arc::new(Resource::Endpoints(EndpointSet::new(name, zones.iter().map(place).collect())))
+}
+
+#[test]
+fn zones_of_another_control_planes_cluster_follow_the_peers_of_the_client() {
+    let zone_aware = Some(ZoneAware { min_endpoints: 1, ..ZoneAware::default() });
+    let shop = Arc::new(Resource::Cluster(Cluster { zone_aware, ..Cluster::new("shop") }));
+    let mut resources = vec![
+        shop,
+        in_zones("shop", &[("a", 1), ("b", 2)]),
+        cluster("own"),
+        in_zones("own", &[("a", 1), ("b", 1)]),
+    ];
+    // In thousandths of the requests, by the priority of the level.
+    let parts = |snapshot: &Snapshot| -> Vec<(u32, Vec<u64>)> {
+        let shop = snapshot.cluster("shop").unwrap().endpoints();
+        let of_level = |level: &crate::balance::Level| {
+            let weights: Vec<u64> = level.weighted().map(|(_, weight)| u64::from(weight)).collect();
+            let sum: u64 = weights.iter().sum();
+            (level.priority, weights.iter().map(|weight| (weight * 1000 + sum / 2) / sum).collect())
+        };
+        shop.levels.iter().map(of_level).collect()
+    };
+    let mut builder = Builder::default().with_zones(Zones::new(Some("own".into()), in_zone("a")));
+    let first = build(&mut builder, &Snapshot::default(), &resources);
+    assert_eq!(parts(&first), [(0, vec![667, 167, 167])]);
+    // The peers alone are others: all of the client's own are here, and each endpoint gets as many.
+    resources[3] = in_zones("own", &[("a", 2)]);
+    let second = build(&mut builder, &first, &resources);
+    assert_eq!(parts(&second), [(0, vec![333, 333, 333])]);
+    // Enough here for all: the other zone is next.
+    resources[1] = in_zones("shop", &[("a", 2), ("b", 1)]);
+    resources[3] = in_zones("own", &[("a", 1), ("b", 1)]);
+    let third = build(&mut builder, &second, &resources);
+    assert_eq!(parts(&third), [(0, vec![500, 500]), (1, vec![1000])]);
+    // Nobody knows where the client's own service is.
+    resources.truncate(2);
+    let fourth = build(&mut builder, &third, &resources);
+    assert_eq!(parts(&fourth), [(0, vec![333, 333, 333])]);
+    resources[0] = cluster("shop");
+    let plain = build(&mut builder, &fourth, &resources);
+    assert_eq!(parts(&plain), [(0, vec![250, 250, 500])], "without zones the weights of places hold");
 }

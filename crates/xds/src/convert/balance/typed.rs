@@ -4,6 +4,8 @@ use outrigger_model::cluster::{
     Balance, Cluster as Model, LONGEST_METRIC, LeastOf, LoadReports, MOST_METRICS, SHORTEST_UPDATE, Warmup,
 };
 
+use outrigger_model::endpoint::ZoneAware;
+
 use super::super::extension::unpack;
 use super::super::flaw::{Decoded, Under, flaw};
 use super::super::value::duration_or;
@@ -17,7 +19,7 @@ use crate::wire::core::{RuntimeDouble, TypedExtensionConfig};
 use crate::wire::least_request::{LeastRequest, least_request::SelectionMethod};
 use crate::wire::missing::PeakEwma;
 use crate::wire::protobuf::{Any, FloatValue};
-use crate::wire::{self, any, duration, maglev, reported, ring_hash, round_robin, wrr_locality};
+use crate::wire::{self, any, duration, maglev, random, reported, ring_hash, round_robin, wrr_locality};
 
 /// Policies within policies: more are no policy of anybody.
 const DEEPEST: usize = 3;
@@ -124,19 +126,27 @@ fn decode_one(config: &Any, depth: usize) -> Decoded<Option<Balancing>> {
     Ok(Some(match config.type_url.rsplit('.').next().unwrap_or_default() {
         "RoundRobin" => {
             let config: round_robin::RoundRobin = unpack(config)?;
-            places(config.locality_lb_config);
-            Balancing { warmup: warmup(config.slow_start_config.as_ref())?, ..Balance::RoundRobin.into() }
+            Balancing {
+                warmup: warmup(config.slow_start_config.as_ref())?,
+                zone_aware: zones(config.locality_lb_config)?,
+                ..Balance::RoundRobin.into()
+            }
         }
         "LeastRequest" => {
             let config: LeastRequest = unpack(config)?;
-            places(config.locality_lb_config);
-            Balancing { warmup: warmup(config.slow_start_config.as_ref())?, ..least(&config)?.into() }
+            Balancing {
+                warmup: warmup(config.slow_start_config.as_ref())?,
+                zone_aware: zones(config.locality_lb_config)?,
+                ..least(&config)?.into()
+            }
         }
-        "Random" => Balance::Random.into(),
+        "Random" => {
+            let config: random::Random = unpack(config)?;
+            Balancing { zone_aware: zones(config.locality_lb_config)?, ..Balance::Random.into() }
+        }
         "RingHash" => {
             let config: ring_hash::RingHash = unpack(config)?;
             note!(config, consistent_hashing_lb_config);
-            places(config.locality_weighted_lb_config.map(|_| LocalityLbConfig::default()));
             ring(config.minimum_ring_size, config.maximum_ring_size)?.into()
         }
         "Maglev" => {
@@ -181,13 +191,18 @@ fn least(config: &LeastRequest) -> Decoded<Balance> {
     })
 }
 
-/// Weights of places are taken as they are sent; nothing else of this is.
-fn places(config: Option<LocalityLbConfig>) {
-    if let Some(locality::LocalityConfigSpecifier::ZoneAwareLbConfig(_)) =
+/// Weights of places are taken as they are sent.
+fn zones(config: Option<LocalityLbConfig>) -> Decoded<Option<ZoneAware>> {
+    let Some(locality::LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) =
         config.and_then(|config| config.locality_config_specifier)
-    {
-        left_out("locality_lb_config.zone_aware_lb_config without a local cluster");
-    }
+    else {
+        return Ok(None);
+    };
+    note!(zones, force_locality_direct_routing, force_local_zone, locality_basis);
+    let least = zones.min_cluster_size.as_ref();
+    super::zone_aware(zones.routing_enabled.as_ref(), least, zones.fail_traffic_on_panic)
+        .under("locality_lb_config.zone_aware_lb_config")
+        .map(Some)
 }
 
 fn warmup(wire: Option<&SlowStartConfig>) -> Decoded<Option<Warmup>> {

@@ -408,11 +408,8 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             }
         ),
     ];
-    let protocol = prop_oneof![
-        Just(UpstreamProtocol::Follow),
-        Just(UpstreamProtocol::Http1),
-        Just(UpstreamProtocol::Http2)
-    ];
+    let protocols = vec![UpstreamProtocol::Follow, UpstreamProtocol::Http1, UpstreamProtocol::Http2];
+    let protocol = proptest::sample::select(protocols);
     let warmup = of((duration(), percentage(), 0.1..10.0)
         .prop_map(|(window, minimum_percent, aggression)| Warmup { window, minimum_percent, aggression }));
     let http = (protocol, duration_or_off(), any::<u32>(), warmup);
@@ -433,10 +430,10 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         )| Cluster {
             original_port: (discovery == Discovery::OriginalDestination && max_requests > 0)
                 .then_some(max_requests as u16 | 1),
-            place_weights: false,
+            zone_aware: (max_requests % 3 == 1)
+                .then_some(ZoneAware { min_endpoints: max_requests, percent: 7 }),
             load_reports: (balance == Balance::Reported).then(|| Box::new(load_reports)),
             capacity,
-            subsets: None,
             warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
             name,
             discovery,
@@ -463,6 +460,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             max_connection_duration: (idle_timeout.as_secs() % 5 == 1).then_some(idle_timeout),
             max_stream_duration: (idle_timeout.as_secs() % 3 == 1).then_some(idle_timeout),
             origin,
+            ..Cluster::new("")
         },
     )
 }
