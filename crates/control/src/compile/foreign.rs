@@ -182,12 +182,11 @@ fn envoy_route(route: &mut Route, left_out: &mut Vec<String>) {
     if let RouteAction::Forward(forward) = &mut route.action {
         let several = forward.clusters.len() > 1;
         for share in &mut forward.clusters {
-            match take_authority(&mut share.request_headers) {
-                Some(_) if several => {
-                    left_out.push(format!("the authority for {} alone is left out", share.cluster));
-                }
-                // Ours edits for the cluster first, then for the route: the route's word is the last.
-                own => authority = authority.or(own),
+            let own = take_authority(&mut share.request_headers);
+            // Ours edits for the cluster first, then for the route: the route's word is the last, as an Envoy's.
+            match several {
+                true => share.authority = share.authority.take().or(own),
+                false => authority = authority.or(own),
             }
         }
         forward.rewrite.authority = forward.rewrite.authority.take().or(authority);
@@ -299,6 +298,7 @@ fn grpc_route(route: &mut Route, left_out: &mut Vec<String>) {
             let mut edited = false;
             for share in &mut forward.clusters {
                 edited |= take_edits(&mut share.request_headers) | take_edits(&mut share.response_headers);
+                edited |= share.authority.take().is_some();
             }
             without("edits of headers for a share", edited);
             without("mirrors", !std::mem::take(&mut forward.mirrors).is_empty());

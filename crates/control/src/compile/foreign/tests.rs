@@ -165,6 +165,28 @@ fn an_authority_that_is_set_is_a_rewrite_for_an_envoy() {
 }
 
 #[test]
+fn an_authority_of_one_of_several_destinations_is_its_own_for_an_envoy() {
+    let new = "headers: {request: {set: {':authority': new.test, x-a: b}}}";
+    let split = format!(
+        "route: [{{destination: {{host: catalog}}, weight: 9}}, {{destination: {{host: stock, port: {{number: 7000}}}}, weight: 1, {new}}}]"
+    );
+    let rule = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: catalog, namespace: shop}}\n\
+         spec: {{hosts: [catalog], http: [{{{split}}}]}}\n"
+    );
+    let compiled = compiled(shop(), &rule);
+    let sent = routes_of(&compiled, &envoy(), "8080");
+    let host = sent.virtual_hosts.iter().find(|host| host.name.starts_with("catalog.")).unwrap();
+    let RouteAction::Forward(forward) = &host.routes[0].action else { panic!() };
+    let shares: Vec<_> = forward.clusters.iter().map(|share| share.authority.as_deref()).collect();
+    assert_eq!((shares, &forward.rewrite.authority), (vec![None, Some("new.test")], &None));
+    assert_eq!(forward.clusters[1].request_headers.set, [("x-a".to_owned(), "b".into())]);
+    assert_eq!(gaps(&compiled, &envoy()), []);
+    let (_, why) = only(&compiled, &grpc());
+    assert!(why.contains("no edits of headers for a share"), "{why}");
+}
+
+#[test]
 fn rules_for_tcp_are_not_enforced_by_an_envoy() {
     let rule = policy("connectionPool: {tcp: {maxConnections: 3}}").replace("catalog", "stock");
     let (rule, why) = only(&compiled(shop(), &rule), &envoy());

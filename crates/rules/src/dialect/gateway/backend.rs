@@ -63,18 +63,24 @@ fn backends(
         let mut share = WeightedCluster { weight, ..WeightedCluster::default() };
         std::mem::swap(&mut share.request_headers, &mut own.request);
         std::mem::swap(&mut share.response_headers, &mut own.response);
-        if !lone && let Some(authority) = own.rewrite.authority.take() {
-            // A share has no rewrite of its own, but edits.
-            share.request_headers.set.push((":authority".to_owned(), authority.into()));
+        if !lone {
+            share.authority = own.rewrite.authority.take();
         }
-        let fits = own.is_empty() || (lone && effects.absorb(own));
+        let (names, is_refused) = (own.names().join(", "), own.refused);
+        let fits = (names.is_empty() && !is_refused) || (lone && effects.absorb(own));
         if !fits {
-            let message = format!(
-                "{}: of several backends each can have header modifiers and a new hostname only, and what a lone one has \
-                 must not be the rule's, too: its share of the requests is answered with an error",
-                item.path
-            );
-            flaw(reader, flaws, &item, UNSUPPORTED, message);
+            // One that nobody runs has said so.
+            if !names.is_empty() {
+                let why = match lone {
+                    true => "the rule has a filter of this type already",
+                    false => "one of several backends can have header modifiers and a new hostname only",
+                };
+                let message = format!(
+                    "{}.filters: {names} is not implemented here, as {why}: its share of the requests is answered with an error",
+                    item.path
+                );
+                flaw(reader, flaws, &item, UNSUPPORTED, message);
+            }
             rule.lost += weight;
             continue;
         }

@@ -57,14 +57,18 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn is_empty(&self) -> bool {
-        self.request.is_empty()
-            && self.response.is_empty()
-            && self.redirect.is_none()
-            && self.rewrite == Rewrite::default()
-            && self.mirrors.is_empty()
-            && self.cors.is_none()
-            && !self.refused
+    /// What there is beside edits of headers, by the types of its filters.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        let Rewrite { authority, .. } = &self.rewrite;
+        let path = Rewrite { authority: authority.clone(), ..Rewrite::default() } != self.rewrite;
+        let all = [
+            ("RequestRedirect", self.redirect.is_some()),
+            ("URLRewrite with a path", path),
+            ("URLRewrite with a hostname", authority.is_some()),
+            ("RequestMirror", !self.mirrors.is_empty()),
+            ("CORS", self.cors.is_some()),
+        ];
+        all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
     }
 
     /// Takes what a lone backend has beside edits of headers, where the rule has not its like.

@@ -124,7 +124,9 @@ fn backends_have_weights_and_edits_and_lost_ones_keep_their_share() {
     );
     let edits = &route.targets[0].share.request_headers.set;
     let pair = |name: &str, value: &str| (name.to_owned(), HeaderText::from(value));
-    assert_eq!(*edits, [pair("x", "y"), pair(":authority", "other.example")]);
+    assert_eq!(*edits, [pair("x", "y")]);
+    let hosts: Vec<_> = route.targets.iter().map(|target| target.share.authority.as_deref()).collect();
+    assert_eq!(hosts, [Some("other.example"), None]);
     assert_eq!((route.lost, intent.flaws.len(), intent.flaws[0].reason.as_str()), (5, 1, "InvalidKind"));
     assert_eq!(forward(route).no_cluster, NoCluster::InternalError);
 }
@@ -263,6 +265,29 @@ fn what_only_a_lone_backend_can_have_is_the_rule_s() {
     let intent = attached(&text);
     assert_eq!((intent.http[0].mirrors.len(), intent.http[0].targets.len(), intent.http[0].lost), (0, 1, 4));
     assert_eq!(intent.flaws[0].reason, "UnsupportedValue");
+}
+
+#[test]
+fn a_filter_that_one_of_several_backends_cannot_have_is_named() {
+    let path = "{type: URLRewrite, urlRewrite: {hostname: a.test, path: {type: ReplaceFullPath, replaceFullPath: /x}}}";
+    let cors = "{type: CORS, cors: {allowOrigins: ['*']}}";
+    let redirect = "{type: RequestRedirect, requestRedirect: {hostname: a.test}}";
+    let extension = "{type: ExtensionRef, extensionRef: {group: x, kind: Y, name: z}}";
+    for (filters, named, reason) in [
+        (path, "backendRefs[1].filters: URLRewrite with a path is not implemented here", "UnsupportedValue"),
+        (cors, "backendRefs[1].filters: CORS is", "UnsupportedValue"),
+        (redirect, "backendRefs[1].filters: RequestRedirect is", "UnsupportedValue"),
+        (extension, "knows no filters of others", "InvalidKind"),
+    ] {
+        let backend = format!("{{name: other, port: 80, weight: 4, filters: [{filters}]}}");
+        let text = http(&format!("- backendRefs: [{{name: catalog, port: 80}}, {backend}]"));
+        let intent = attached(&text);
+        let route = &intent.http[0];
+        assert_eq!((route.targets.len(), route.lost), (1, 4), "{filters}");
+        let [flaw] = intent.flaws.as_slice() else { panic!("{filters}: {:?}", intent.flaws) };
+        assert_eq!(flaw.reason, reason, "{filters}");
+        assert!(flaw.message.contains(named), "{}", flaw.message);
+    }
 }
 
 #[test]
