@@ -11,12 +11,21 @@ const OVERPROVISIONING: u64 = 140;
 /// Of a hundred requests, by level.
 pub type Shares = SmallVec<[u8; 6]>;
 
-/// Of levels with so many healthy endpoints, of so many; nothing where nobody is healthy.
-pub fn shares(levels: impl Iterator<Item = (u32, u32)>) -> Option<Shares> {
-    let bears = |(healthy, all): (u32, u32)| match all {
+/// What a level bears, in percent of everything, with so many healthy endpoints of so many.
+fn bears((healthy, all): (u32, u32)) -> u64 {
+    match all {
         0 => 0,
         all => (OVERPROVISIONING * u64::from(healthy) / u64::from(all)).min(100),
-    };
+    }
+}
+
+/// Whether levels with so many healthy endpoints, of so many, bear everything together.
+pub fn bear_all(levels: impl Iterator<Item = (u32, u32)>) -> bool {
+    levels.map(bears).sum::<u64>() >= 100
+}
+
+/// Of levels with so many healthy endpoints, of so many; nothing where nobody is healthy.
+pub fn shares(levels: impl Iterator<Item = (u32, u32)>) -> Option<Shares> {
     let bears: SmallVec<[u64; 6]> = levels.map(bears).collect();
     let sum = bears.iter().sum::<u64>().min(100);
     if sum == 0 {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Health, Locality, LocalityEndpoints};
+use super::{Health, Locality, LocalityEndpoints, spread};
 
 /// Zone-aware routing, as Envoy's: requests stay in the zone as far as all endpoints still get as many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,11 +17,15 @@ pub struct ZoneAware {
     pub min_endpoints: u32,
     /// Of a hundred requests so many; the others go to all. Default 100.
     pub percent: u32,
+    /// Nobody is asked while fewer of a priority are healthy, in percent, and all priorities together cannot bear everything
+    /// (`fail_traffic_on_panic`). Absent: who is healthy is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_below: Option<u32>,
 }
 
 impl Default for ZoneAware {
     fn default() -> Self {
-        Self { min_endpoints: 6, percent: 100 }
+        Self { min_endpoints: 6, percent: 100, fail_below: None }
     }
 }
 
@@ -56,6 +60,24 @@ pub fn counts<A>(localities: &[LocalityEndpoints<A>]) -> Counts {
 
 fn healthy<A>(place: &LocalityEndpoints<A>) -> u64 {
     place.endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy).count() as u64
+}
+
+/// Takes requests from those that an Envoy would ask for none in a panic: of a priority of which less than so many percent are healthy,
+/// where all priorities together cannot bear everything.
+pub fn fail_in_panic<A>(localities: &mut [LocalityEndpoints<A>], threshold: u32) {
+    let mut levels: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+    for place in localities.iter() {
+        let (serving, all) = levels.entry(place.priority).or_default();
+        *serving += healthy(place) as u32;
+        *all += place.endpoints.len() as u32;
+    }
+    if spread::bear_all(levels.values().copied()) {
+        return;
+    }
+    let few = |(serving, all): (u32, u32)| u64::from(serving) * 100 < u64::from(all) * u64::from(threshold);
+    for place in localities.iter_mut().filter(|place| levels.get(&place.priority).copied().is_some_and(few)) {
+        place.endpoints.iter_mut().for_each(|endpoint| endpoint.health = Health::Unhealthy);
+    }
 }
 
 /// Gives the most wanted places their shares; who gets none comes behind those that do. Where zones say nothing all is left as it is.
@@ -185,6 +207,29 @@ mod tests {
         assert_eq!(shares(&rule, &[("eu/a", 1)], &[("eu/c", 3), ("eu/b", 3)]), alike, "none here");
         assert_eq!(shares(&rule, &[("eu/b", 1)], &[("eu/a", 3), ("eu/b", 3)]), alike, "nobody known here");
     }
+    #[test]
+    fn in_a_panic_nobody_is_asked_where_that_is_wanted() {
+        // Of each priority so many are healthy, of so many; whether those of the first are asked.
+        let asked = |levels: &[(usize, usize)], threshold: u32| {
+            let mut localities: Vec<LocalityEndpoints> = Vec::new();
+            for (priority, (serving, all)) in levels.iter().enumerate() {
+                let [mut place] = <[LocalityEndpoints; 1]>::try_from(places(&[("eu/a", *all)])).unwrap();
+                place.priority = priority as u32;
+                place.endpoints[*serving..]
+                    .iter_mut()
+                    .for_each(|endpoint| endpoint.health = Health::Unhealthy);
+                localities.push(place);
+            }
+            fail_in_panic(&mut localities, threshold);
+            healthy(&localities[0]) > 0
+        };
+        assert!(asked(&[(2, 4)], 50), "half of them are enough");
+        assert!(!asked(&[(1, 4)], 50));
+        assert!(asked(&[(1, 4)], 20) && asked(&[(1, 4)], 0));
+        assert!(asked(&[(1, 4), (3, 3)], 50), "the next priority bears what this one cannot");
+        assert!(!asked(&[(1, 4), (1, 4)], 50));
+    }
+
     #[test]
     fn an_envoys_zones_are_of_all_regions_and_need_nobody_here() {
         let rule = ZoneAware { min_endpoints: 1, ..ZoneAware::default() };

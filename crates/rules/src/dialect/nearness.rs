@@ -100,6 +100,7 @@ fn more(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, nearness: &mu
         nearness.zone_aware = Some(ZoneAware {
             min_endpoints: min.unwrap_or(default.min_endpoints),
             percent: percent.unwrap_or(default.percent),
+            ..default
         });
     }
     nearness.capacity = reader.number(fields.get("capacity"), 1..=1_000_000);

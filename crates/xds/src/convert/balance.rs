@@ -171,20 +171,24 @@ fn decode_policy(wire: &Cluster) -> Decoded<Balance> {
     }
 }
 
+/// An Envoy's panic threshold, where a cluster says no other.
+const PANIC: u32 = 50;
+
 /// Of either message that there is for it.
 pub(super) fn zone_aware(
     enabled: Option<&scalar::Percent>,
     least: Option<&UInt64Value>,
     fails_in_panic: bool,
 ) -> Decoded<ZoneAware> {
-    if fails_in_panic {
-        left_out("zone_aware_lb_config.fail_traffic_on_panic, as there is no panic");
-    }
     let default = ZoneAware::default();
     let percent = enabled.map_or(Ok(f64::from(default.percent)), percent).under("routing_enabled")?;
     let least = least.map(|least| u32::try_from(least.value).unwrap_or(u32::MAX));
     // An Envoy rounds, too.
-    Ok(ZoneAware { min_endpoints: least.unwrap_or(default.min_endpoints), percent: percent.round() as u32 })
+    Ok(ZoneAware {
+        min_endpoints: least.unwrap_or(default.min_endpoints),
+        percent: percent.round() as u32,
+        fail_below: fails_in_panic.then_some(PANIC),
+    })
 }
 
 fn decode_warmup(wire: &Cluster) -> Decoded<Option<Warmup>> {

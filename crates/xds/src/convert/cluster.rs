@@ -159,7 +159,7 @@ fn encode_places(model: &Cluster) -> Option<LocalityConfigSpecifier> {
     Some(ZoneAwareLbConfig(common_lb_config::ZoneAwareLbConfig {
         routing_enabled: Some(scalar::Percent { value: zones.percent.into() }),
         min_cluster_size: Some(UInt64Value { value: zones.min_endpoints.into() }),
-        fail_traffic_on_panic: false,
+        fail_traffic_on_panic: zones.fail_below.is_some(),
     }))
 }
 
@@ -311,7 +311,11 @@ pub(super) fn decode(wire: &cluster::Cluster) -> Decoded<Cluster> {
         zone_aware: match balancing.zone_aware {
             Some(zones) => Some(zones),
             None => decode_zones(wire)?,
-        },
+        }
+        .map(|zones| ZoneAware {
+            fail_below: zones.fail_below.map(|usual| min_health.unwrap_or(usual)),
+            ..zones
+        }),
         warmup: balancing.warmup,
         connect_timeout: duration_or(
             wire.connect_timeout.as_ref(),

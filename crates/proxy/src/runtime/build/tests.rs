@@ -295,6 +295,15 @@ fn zones_of_another_control_planes_cluster_follow_the_peers_of_the_client() {
     resources.truncate(2);
     let fourth = build(&mut builder, &third, &resources);
     assert_eq!(parts(&fourth), [(0, vec![333, 333, 333])]);
+    let zone_aware = Some(ZoneAware { fail_below: Some(50), ..ZoneAware::default() });
+    resources[0] = Arc::new(Resource::Cluster(Cluster { zone_aware, ..Cluster::new("shop") }));
+    let Resource::Endpoints(all) = &*resources[1] else { panic!() };
+    let mut few = all.clone();
+    let most = few.localities.iter_mut().flat_map(|place| &mut place.endpoints).take(2);
+    most.for_each(|endpoint| endpoint.health = outrigger_model::endpoint::Health::Unhealthy);
+    let panics = [resources[0].clone(), Arc::new(Resource::Endpoints(few))];
+    let panicking = build(&mut builder, &fourth, &panics);
+    assert_eq!(parts(&panicking), [], "in a panic nobody is asked");
     resources[0] = cluster("shop");
     let plain = build(&mut builder, &fourth, &resources);
     assert_eq!(parts(&plain), [(0, vec![250, 250, 500])], "without zones the weights of places hold");

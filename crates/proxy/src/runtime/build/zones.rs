@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use outrigger_model::cluster::{Cluster, Discovery};
-use outrigger_model::endpoint::zones::{Counts, Scope, counts, share};
+use outrigger_model::endpoint::zones::{Counts, Scope, counts, fail_in_panic, share};
 use outrigger_model::endpoint::{EndpointSet, Locality};
 use outrigger_model::resource::{Resource, ResourceKind};
 
@@ -47,6 +47,9 @@ impl Zones {
         let mut set = set.clone();
         // As an Envoy, which goes by zones in place of the weights of places.
         set.localities.iter_mut().for_each(|place| place.weight = 0);
+        if let Some(threshold) = rule.fail_below {
+            fail_in_panic(&mut set.localities, threshold);
+        }
         match &self.local {
             Some(_) => share(rule, &self.place, &self.peers, &mut set.localities, Scope::All),
             None => tracing::debug!(

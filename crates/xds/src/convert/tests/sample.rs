@@ -430,8 +430,11 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         )| Cluster {
             original_port: (discovery == Discovery::OriginalDestination && max_requests > 0)
                 .then_some(max_requests as u16 | 1),
-            zone_aware: (max_requests % 3 == 1)
-                .then_some(ZoneAware { min_endpoints: max_requests, percent: 7 }),
+            zone_aware: (max_requests % 3 == 1).then_some(ZoneAware {
+                min_endpoints: max_requests,
+                percent: 7,
+                fail_below: None,
+            }),
             load_reports: (balance == Balance::Reported).then(|| Box::new(load_reports)),
             capacity,
             warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
