@@ -451,9 +451,10 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             idle_timeout,
             max_requests_per_connection: max_requests,
             // The wire has a place for it only beside HTTP/2.
-            max_streams_per_connection: match protocol {
-                UpstreamProtocol::Http1 => 0,
-                _ => max_requests & i32::MAX as u32,
+            max_streams_per_connection: if protocol == UpstreamProtocol::Http1 {
+                0
+            } else {
+                max_requests >> 1
             },
             keepalive: (max_requests % 2 == 1).then(|| Keepalive {
                 probes: Some(max_requests),
