@@ -437,7 +437,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             }),
             load_reports: (balance == Balance::Reported).then(|| Box::new(load_reports)),
             capacity,
-            warmup: warmup.filter(|_| slow_starts(&discovery, balance)),
+            warmup: warmup.filter(|_| beside::slow_starts(&discovery, balance)),
             name,
             discovery,
             balance,
@@ -467,12 +467,6 @@ fn cluster() -> impl Strategy<Value = Cluster> {
             ..Cluster::new("")
         },
     )
-}
-
-/// The wire has a place for slow start only with these.
-fn slow_starts(discovery: &Discovery, balance: Balance) -> bool {
-    *discovery != Discovery::OriginalDestination
-        && !matches!(balance, Balance::RingHash { .. } | Balance::Maglev { .. } | Balance::Random)
 }
 
 /// Any resource.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Breaker, CHECK_METHODS, CheckHow, Enforcing, FailurePercentage, GrpcCheck, HealthCheck, HttpCheck,
-    LoadReports, Outlier, SuccessRate, TcpCheck,
+    Balance, Breaker, CHECK_METHODS, CheckHow, Discovery, Enforcing, FailurePercentage, GrpcCheck,
+    HealthCheck, HttpCheck, LoadReports, Outlier, SuccessRate, TcpCheck,
 };
 use outrigger_model::concurrency::{AdaptiveConcurrency, MOST_CONCURRENCY, MinRtt};
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit, GlobalLimits};
@@ -251,4 +251,10 @@ pub(super) fn rate_limit() -> impl Strategy<Value = RateLimit> {
             origin,
         },
     )
+}
+
+/// The wire has a place for slow start only with these.
+pub(super) fn slow_starts(discovery: &Discovery, balance: Balance) -> bool {
+    *discovery != Discovery::OriginalDestination
+        && !matches!(balance, Balance::RingHash { .. } | Balance::Maglev { .. } | Balance::Random)
 }
