@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use outrigger_control::instance::Protocol;
 use outrigger_tests::app::{echo, get};
 use outrigger_tests::mesh::{Mesh, Spec};
+use outrigger_tests::recorder::{ask, recorder_on};
+use tokio::net::TcpListener;
 
 use crate::BINARY;
 use crate::thin_thread::web;
@@ -110,4 +112,67 @@ async fn an_http_route_splits_the_requests_of_a_service_and_loses_the_share_of_w
     assert!(!shown.contains("BackendNotFound"), "{shown}");
     run(&mesh, &["delete", "httproutes", "catalog", "-n", "shop", "--wait"]).await;
     assert_eq!(answers(entry, "/splitted", 3).await, BTreeMap::from([("catalog".to_owned(), 3)]));
+}
+
+const ASKED: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: catalog, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: catalog}]
+  rules:
+  - matches: [{path: {value: /asked}}]
+    filters:
+    - type: ExternalAuth
+      externalAuth:
+        protocol: HTTP
+        backendRef: {name: guard, port: 8080}
+        http: {path: /check, allowedHeaders: [x-token], allowedResponseHeaders: [x-user]}
+        forwardBody: {maxSize: 8}
+    backendRefs: [{name: catalog, port: 8080}]
+  - backendRefs: [{name: catalog, port: 8080}]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_asked_about_the_requests_of_a_rule_and_obeyed() {
+    let mesh = Mesh::start(BINARY).await;
+    let catalog = mesh.workload(&service("catalog", 11)).await;
+    let guard = mesh.workload(&service("guard", 12)).await;
+    let web = mesh.workload(&web(&["catalog:8080"])).await;
+    echo(catalog.app, "catalog").await;
+    let questions = recorder_on(TcpListener::bind(guard.app).await.unwrap(), str::to_owned, |question| {
+        match question.split(' ').nth(1).unwrap_or_default() {
+            path if path.contains("/allow") => {
+                Some("200 OK\r\nx-user: ann\r\nx-none: n\r\ncontent-length: 0\r\n\r\n")
+            }
+            _ => Some("401 Unauthorized\r\nx-why: no\r\ncontent-length: 4\r\n\r\nwho?"),
+        }
+    });
+    apply(&mesh, ASKED).await;
+    let get = async |request: &str| -> String {
+        ask(web.outbound[0], request).await.unwrap().expect("an answer").to_lowercase()
+    };
+    let taken = || std::mem::take(&mut *questions.lock().unwrap());
+    assert!(get("GET /open").await.starts_with("http/1.1 200"));
+    assert_eq!(taken(), Vec::<String>::new(), "nobody is asked about the other rule");
+
+    let post = "POST /asked/allow\nx-token: t\nx-other: o\nx-user: forged\nContent-Length: 8\n\n01234567";
+    let answer = get(post).await;
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("\r\nx-user: ann\r\n"), "{answer}");
+    assert!(!answer.contains("forged") && !answer.contains("x-none"), "{answer}");
+    let asked = taken();
+    let question = asked[0].to_lowercase();
+    assert!(asked.len() == 1 && question.starts_with("post /check/asked/allow http/1.1"), "{asked:?}");
+    assert!(question.contains("x-token: t") && !question.contains("x-other"), "{question}");
+    assert!(question.ends_with("\r\n\r\n01234567"), "{question}");
+
+    let long = post.replace("Length: 8", "Length: 9") + "8";
+    assert!(get(&long).await.starts_with("http/1.1 413"), "more than goes along");
+    let answer = get("GET /asked/no").await;
+    assert!(answer.starts_with("http/1.1 401") && answer.ends_with("\r\n\r\nwho?"), "{answer}");
+    assert_eq!(taken().len(), 1, "only about the last");
+    let none = ASKED.replace("name: guard", "name: nobody");
+    let told = apply(&mesh, &none).await;
+    assert!(told.contains("no service nobody.shop"), "{told}");
+    assert!(get("GET /asked/allow").await.starts_with("http/1.1 500"));
+    assert!(get("GET /open").await.starts_with("http/1.1 200"));
 }

@@ -19,6 +19,7 @@ mod destination;
 mod edits;
 mod elsewhere;
 pub(crate) mod endpoints;
+mod external;
 pub mod foreign;
 mod hashes;
 mod headless;

@@ -19,7 +19,7 @@ mod tokens;
 
 use std::fmt;
 
-pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
+pub use attached::{AttachedIntent, ExternalAuth, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
 pub use backend_tls::{BackendTls, Roots, RootsIntent};
 pub use client_tls::{ClientTls, ClientTlsMode};
 pub use destination::{

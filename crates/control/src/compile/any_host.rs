@@ -4,14 +4,15 @@
 
 use std::collections::HashSet;
 
-use outrigger_model::listener::{ChainMatch, FilterChain, Listener, RouteSource, Terminal, TransportMatch};
+use outrigger_model::listener::{ChainMatch, FilterChain, Listener, Terminal, TransportMatch};
 use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
 use outrigger_rules::intent::{Host, Resolution};
 use outrigger_xds::ClientKind;
 
-use super::chains::{self, chain, detected, http};
+use super::chains::{self, chain, detected};
 use super::connections::{self, Ways};
 use super::elsewhere;
+use super::external;
 use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
@@ -81,8 +82,9 @@ pub(super) fn listener(lens: &Lens<'_>, name: &str, port: u16) -> Option<Listene
         return None;
     }
     if web {
-        let routes = RouteSource::Named(name.to_owned());
-        chains.push(chain("http", detected(), Terminal::Http(Box::new(http(lens, routes)))));
+        let services: Vec<_> = requests(lens, port).map(|service| (service, port)).collect();
+        let http = external::connection(lens, name, &services, || Some(routes(lens, name, port)));
+        chains.push(chain("http", detected(), Terminal::Http(Box::new(http))));
     }
     let outbound = Outbound { port, subset: "", host: names::ANY_HOST };
     chains.push(match bytes {
@@ -113,15 +115,19 @@ fn of_its_own(chains: Vec<FilterChain>, host: &Host) -> Vec<FilterChain> {
     chains.into_iter().filter_map(own).collect()
 }
 
+/// The services that requests may be for.
+fn requests<'w>(lens: &Lens<'w>, port: u16) -> impl Iterator<Item = Seen<'w>> {
+    let web = |offer: &Offer<'_>| !matches!(offer.protocol, Protocol::Tls | Protocol::Tcp);
+    offers(lens, port).filter(move |(_, offer)| web(offer)).map(|(service, _)| service)
+}
+
 /// Its routes.
 pub(super) fn routes(lens: &Lens<'_>, name: &str, port: u16) -> RouteConfig {
     let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
-    for (service, offer) in offers(lens, port) {
-        if !matches!(offer.protocol, Protocol::Tls | Protocol::Tcp) {
-            let host = service.host().as_str();
-            let domains = vec![host.to_owned(), format!("{host}:{port}")];
-            virtual_hosts.push(route::virtual_host(lens, service, port, domains));
-        }
+    for service in requests(lens, port) {
+        let host = service.host().as_str();
+        let domains = vec![host.to_owned(), format!("{host}:{port}")];
+        virtual_hosts.push(route::virtual_host(lens, service, port, domains));
     }
     virtual_hosts.push(route::others(elsewhere::other_requests(lens)));
     RouteConfig { name: name.to_owned(), virtual_hosts }

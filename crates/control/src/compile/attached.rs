@@ -1,12 +1,15 @@
 //! Routes that are attached to a port of a service (Gateway API): one list out of all of them, the most specific match first.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use outrigger_model::cluster::NOWHERE;
+use outrigger_model::ext_authz::ExtAuthz;
 use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, WeightedCluster};
 use outrigger_rules::intent::{AttachedIntent, HttpMatch, HttpRoute, ObjectKind, Target, WeightedTarget};
 
 use super::edits::of_the_only_share;
+use super::external;
 use super::hashes::{hashes, keep_to_keys};
 use super::lens::{Lens, Seen};
 use super::names;
@@ -14,8 +17,7 @@ use super::origin;
 
 /// The routes of a port; `None` where nothing is attached to it.
 pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Vec<Route>> {
-    let mut attached = lens.attached_to(service, port);
-    attached.retain(|route| matches!(route.origin.kind, ObjectKind::HttpRoute | ObjectKind::GrpcRoute));
+    let attached = of_requests(lens, service, port);
     if attached.is_empty() {
         return None;
     }
@@ -34,6 +36,27 @@ pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Ve
     // All are of one namespace, so that names tell them apart. Stable: of one object the first goes first.
     found.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
     Some(found.into_iter().map(|(_, _, route)| route).collect())
+}
+
+fn of_requests(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Vec<Arc<AttachedIntent>> {
+    let mut attached = lens.attached_to(service, port);
+    attached.retain(|route| matches!(route.origin.kind, ObjectKind::HttpRoute | ObjectKind::GrpcRoute));
+    attached
+}
+
+/// The filters that ask services about the requests of a port, where these are there.
+pub(super) fn asking(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Vec<ExtAuthz> {
+    let mut asking = Vec::new();
+    for intent in of_requests(lens, service, port) {
+        for (index, http) in intent.http.iter().enumerate() {
+            if let Some(auth) = &http.auth
+                && let Some(cluster) = cluster(lens, &auth.target, port)
+            {
+                asking.push(external::filter(auth, (&intent.origin, index), cluster));
+            }
+        }
+    }
+    asking
 }
 
 /// By the Gateway API: exact paths, then the longer one, then those with a method, then by the number of headers and of query
@@ -70,6 +93,10 @@ fn route(lens: &Lens<'_>, intent: &AttachedIntent, http: &HttpRoute, index: usiz
         RouteAction::Redirect(_) | RouteAction::Direct { .. } => {}
     }
     of_the_only_share(&mut route);
+    if let Some(auth) = &http.auth {
+        let can_ask = cluster(lens, &auth.target, port).is_some();
+        external::ask(&mut route, (&intent.origin, index), can_ask);
+    }
     route
 }
 

@@ -13,6 +13,7 @@ use outrigger_model::route::{
 use outrigger_rules::intent::ObjectKind;
 use outrigger_xds::ClientKind;
 
+use super::external;
 use super::lens::Lens;
 use super::names::Outbound;
 
@@ -79,6 +80,10 @@ fn routes(config: &mut RouteConfig, lens: &Lens<'_>) -> Vec<Gap> {
             let cookies = std::mem::take(&mut route.matches.cookies);
             let odd = cookies.iter().find_map(cookies::flaw);
             route.matches.headers.extend(cookies.into_iter().map(cookies::as_header));
+            if external::take(route) {
+                let why = "ExternalAuth is for sidecars, so requests are answered with an error";
+                left_out.push(why.to_owned());
+            }
             match lens.kind() {
                 ClientKind::Grpc => grpc_route(route, &mut left_out),
                 _ => envoy_route(route, &mut left_out),

@@ -10,10 +10,13 @@ use outrigger_xds::ClientKind;
 use super::chains::{chain, detected, http, listener};
 use super::cluster;
 use super::connections::Ways;
+use super::external;
 use super::foreign::Gap;
+use super::headless;
 use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};
+use super::route;
 use crate::instance::Protocol;
 
 /// The outbound listener of a name.
@@ -99,17 +102,18 @@ fn for_port(lens: &Lens<'_>, port: u16) -> Option<Listener> {
 
 fn for_destination(lens: &Lens<'_>, name: &str, key: &str) -> Option<Listener> {
     let outbound = Outbound::parse(key)?;
-    let (protocol, address) = if let Some(address) = outbound.address() {
+    let (protocol, address, services) = if let Some(address) = outbound.address() {
         let instance = lens.workloads_at(address).next()?;
-        (cluster::spoken(instance, outbound.port), Some(address))
+        (cluster::spoken(instance, outbound.port), Some(address), headless::at(lens, address))
     } else {
-        let host = lens.resolve(outbound.host)?;
-        (lens.offer(lens.service(&host)?, outbound.port)?.protocol, None)
+        let service = lens.service(&lens.resolve(outbound.host)?)?;
+        (lens.offer(service, outbound.port)?.protocol, None, vec![(service, outbound.port)])
     };
     let ways = Ways::of(lens, &outbound);
     let tcp = || ways.rest(lens, &outbound, ("tcp", ChainMatch::default()), key);
     let web = |matches| {
-        chain("http", matches, Terminal::Http(Box::new(http(lens, RouteSource::Named(key.to_owned())))))
+        let http = external::connection(lens, key, &services, || route::compile(lens, key));
+        chain("http", matches, Terminal::Http(Box::new(http)))
     };
     let chains = match protocol {
         // gRPC knows requests only, whatever the port is routed as.

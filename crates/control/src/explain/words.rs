@@ -6,6 +6,7 @@ use outrigger_model::cluster::{
     Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, Keepalive, LeastOf, UpstreamProtocol,
 };
 use outrigger_model::concurrency::{AdaptiveConcurrency, MinRtt};
+use outrigger_model::ext_authz::RouteAuthz;
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit};
 use outrigger_model::listener::{FilterChain, TcpProxy, TransportMatch};
 use outrigger_model::rate_limit::RateLimit;
@@ -153,6 +154,9 @@ fn more(route: &Route) -> Vec<String> {
         all.extend(forward.hedge.as_deref().map(hedge));
         let copies = forward.mirrors.iter();
         all.extend(copies.map(|copy| format!("copies {}% to {}", copy.percentage, copy.cluster)));
+    }
+    if route.authz.values().any(|said| matches!(said, RouteAuthz::Asked(_))) {
+        all.push("asks a service first whether a request may pass".to_owned());
     }
     if let Some(cors) = &route.cors {
         let origins: Vec<_> = cors.allow_origins.iter().map(ToString::to_string).collect();

@@ -3,6 +3,7 @@
 //! What is valid there and cannot be done here makes a condition false, is a warning, and is answered with an error: a filter
 //! that is not there must not be skipped. What the API server would refuse is refused.
 
+mod auth;
 mod backend;
 mod backend_tls;
 mod connections;

@@ -3,6 +3,7 @@
 //! Unlike routing for a set of hosts, all that is attached to a port of a service is one list, in an order of its own: which
 //! match goes first, the match says, not its place.
 
+use outrigger_model::ext_authz::ExtAuthz;
 use serde::{Deserialize, Serialize};
 
 use super::{Host, HttpRoute, ObjectKind, Origin, Place, RouteIntent, Target, TcpRoute, TlsRoute};
@@ -47,6 +48,17 @@ pub struct Parent {
     pub port: Option<u16>,
     /// The service that it is; `None` for a kind that has no routes here.
     pub host: Option<Host>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A service that is asked about the requests of a rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExternalAuth {
+    /// Who.
+    pub target: Target,
+    /// How; its cluster, its name, and the authority of a gRPC service are left to who knows where that is.
+    pub filter: ExtAuthz,
     /// Where it was written.
     pub place: Place,
 }
@@ -114,7 +126,9 @@ impl AttachedIntent {
         let shares = shares.chain(self.tcp.iter().flat_map(|tcp| &tcp.targets));
         let mirrors = self.http.iter().flat_map(|http| &http.mirrors);
         let mirrors = mirrors.map(|mirror| (&mirror.target, &mirror.place, true));
-        shares.map(|share| (&share.target, &share.place, false)).chain(mirrors)
+        let asked = self.http.iter().filter_map(|http| http.auth.as_deref());
+        let asked = asked.map(|auth| (&auth.target, &auth.place, false));
+        shares.map(|share| (&share.target, &share.place, false)).chain(mirrors).chain(asked)
     }
 }
 

@@ -6,7 +6,7 @@ use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{Forward, Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
 use serde::{Deserialize, Serialize};
 
-use super::{Host, ObjectKind, Origin, Place, Say, Visibility};
+use super::{ExternalAuth, Host, ObjectKind, Origin, Place, Say, Visibility};
 
 /// Routing for a set of hosts. The first matching route wins; a request that matches none is answered 404.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +122,9 @@ pub struct HttpRoute {
     pub lost: u32,
     /// What gets copies of the requests.
     pub mirrors: Vec<MirrorTarget>,
+    /// Who is asked about each request, before anything else is done with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Box<ExternalAuth>>,
     /// A redirect leads to the port that the request came for.
     pub to_request_port: bool,
     /// Whose routes stand in its place; see [`super::delegate`].

@@ -1,4 +1,6 @@
-use outrigger_model::listener::{FilterChain, Terminal, TransportMatch};
+use outrigger_model::cluster::NOWHERE;
+use outrigger_model::ext_authz::RouteAuthz;
+use outrigger_model::listener::{FilterChain, HttpFilter, RouteSource, Terminal, TransportMatch};
 use outrigger_model::resource::{Resource, ResourceKind};
 use outrigger_model::route::{PathMatch, Route, RouteAction};
 use outrigger_xds::ClientKind;
@@ -304,5 +306,52 @@ fn clients_that_know_requests_only_are_told_to_lack_routes_of_connections() {
     for kind in [ClientKind::Grpc, ClientKind::Envoy] {
         let gaps = compiled.gaps(&scope(kind, "web", "web-1"), &asked);
         assert!(gaps.iter().any(|gap| gap.rule == "TCPRoute shop/a"), "{kind:?}: {gaps:?}");
+    }
+}
+
+/// A rule that asks a service, and one that does not.
+fn asking(service: &str) -> String {
+    let auth = format!("{{protocol: GRPC, grpc: {{}}, backendRef: {{name: {service}, port: 8080}}}}");
+    let rules = format!(
+        "[{{matches: [{{path: {{value: /a}}}}], filters: [{{type: ExternalAuth, externalAuth: {auth}}}], \
+          backendRefs: [{{name: web, port: 8080}}]}}, {{backendRefs: [{{name: catalog, port: 8080}}]}}]"
+    );
+    attached("HTTPRoute", "name: a, namespace: shop", "", &rules)
+}
+
+#[test]
+fn a_service_is_asked_about_the_requests_of_its_rule_and_about_no_others() {
+    let compiled = compiled(mesh(), &asking("web"));
+    let found = get(&compiled, &client("shop"), ResourceKind::Listener, CATALOG);
+    let Some(Resource::Listener(listener)) = found else { panic!("{found:?}") };
+    let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("{listener:?}") };
+    let [HttpFilter::ExtAuthz(authz)] = http.filters.as_slice() else { panic!("{:?}", http.filters) };
+    assert_eq!((authz.name.as_str(), authz.cluster.as_str()), ("external-auth/shop/a/0", WEB));
+    let RouteSource::Inline(config) = &http.routes else { panic!("a route could hold before the filter") };
+    let is_off = |route: &Route| route.authz["external-auth/shop/a/0"] == RouteAuthz::Off;
+    let routes = &config.virtual_hosts[0].routes;
+    assert_eq!(routes.iter().map(is_off).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(shares(&routes[0]), [(WEB, 1)]);
+}
+
+#[test]
+fn where_nobody_can_be_asked_nothing_passes() {
+    let found = routes(&asking("nobody"), "shop", CATALOG);
+    assert_eq!((shares(&found[0]), shares(&found[1])), (vec![(NOWHERE, 1)], vec![(CATALOG, 1)]));
+    // Who has no filters that ask is sent the same, and it is said.
+    for (kind, who, name) in [(ClientKind::Envoy, "envoy", "8080"), (ClientKind::Grpc, "grpc", CATALOG)] {
+        let compiled = compiled(mesh(), &asking("web"));
+        let scope = Scope { secure: true, ..scope(kind, "web", who) };
+        let found = get(&compiled, &scope, ResourceKind::Routes, name);
+        let Some(Resource::Routes(config)) = found else { panic!("{found:?}") };
+        let host = config.virtual_hosts.iter().find(|host| host.name.starts_with("catalog.")).unwrap();
+        assert_eq!(shares(&host.routes[0]), [(NOWHERE, 1)], "{kind:?}");
+        assert_eq!(shares(&host.routes[1]), [(CATALOG, 1)], "{kind:?}");
+        assert!(host.routes.iter().all(|route| route.authz.is_empty()), "{kind:?}");
+        let asked = std::collections::BTreeSet::from([(ResourceKind::Routes, name.to_owned())]);
+        let gaps: Vec<_> = compiled.gaps(&scope, &asked).into_iter().map(|gap| (gap.rule, gap.why)).collect();
+        let told =
+            |(rule, why): &(String, String)| rule == "HTTPRoute shop/a" && why.contains("ExternalAuth");
+        assert!(gaps.iter().any(told), "{kind:?}: {gaps:?}");
     }
 }

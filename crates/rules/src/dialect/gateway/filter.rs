@@ -7,11 +7,11 @@ use outrigger_model::route::{
     Cors, Forward, HeaderEdits, Mirror, Redirect, RetryPolicy, Rewrite, RouteAction,
 };
 
-use super::flaw::{Flaws, INVALID_KIND, UNSUPPORTED, flaw};
+use super::flaw::{Flaws, INVALID_KIND, flaw};
 use super::path::{self, NewPath};
-use super::{headers, reference};
+use super::{auth, headers, reference};
 use crate::finding::{code, quote};
-use crate::intent::{HttpRoute, MirrorTarget};
+use crate::intent::{ExternalAuth, HttpRoute, MirrorTarget};
 use crate::reader::{At, Fields, Reader, Table, is_header_name};
 use crate::yaml::Value;
 
@@ -52,6 +52,7 @@ pub(super) struct Effects {
     pub(super) rewrite: Rewrite,
     pub(super) mirrors: Vec<MirrorTarget>,
     pub(super) cors: Option<Cors>,
+    pub(super) auth: Option<ExternalAuth>,
     /// There is a filter that nobody runs, so that no request may pass.
     pub(super) refused: bool,
 }
@@ -67,6 +68,7 @@ impl Effects {
             ("URLRewrite with a hostname", authority.is_some()),
             ("RequestMirror", !self.mirrors.is_empty()),
             ("CORS", self.cors.is_some()),
+            ("ExternalAuth", self.auth.is_some()),
         ];
         all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
     }
@@ -75,12 +77,14 @@ impl Effects {
     pub(super) fn absorb(&mut self, mut other: Self) -> bool {
         let both = (self.redirect.is_some() && other.redirect.is_some())
             || (self.cors.is_some() && other.cors.is_some())
+            || (self.auth.is_some() && other.auth.is_some())
             || (self.rewrite != Rewrite::default() && other.rewrite != Rewrite::default());
         if both {
             return false;
         }
         self.redirect = self.redirect.take().or(other.redirect);
         self.cors = self.cors.take().or(other.cors);
+        self.auth = self.auth.take().or(other.auth);
         if self.rewrite == Rewrite::default() {
             self.rewrite = other.rewrite;
         }
@@ -218,12 +222,8 @@ fn one(
         Kind::Rewrite => effects.rewrite = rewrite(reader, at, prefix).unwrap_or_default(),
         Kind::Cors => effects.cors = cors(reader, at),
         Kind::Auth => {
-            let message = format!(
-                "{} is not implemented by Outrigger: requests of the rule are answered with an error",
-                at.path
-            );
-            flaw(reader, flaws, at, UNSUPPORTED, message);
-            effects.refused = true;
+            effects.auth = auth::read(reader, at, flaws);
+            effects.refused |= effects.auth.is_none();
         }
         Kind::Extension => {
             let message = format!(
@@ -299,7 +299,7 @@ fn mirror(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<Mir
         reader.missing(&fields, "backendRef");
         return None;
     };
-    let target = reference::object(reader, &backend_at, flaws)?;
+    let target = reference::object(reader, &backend_at, flaws, "no copies are sent")?;
     if percentage == 0.0 {
         let message = format!("{} gets 0 % of the requests, so it has no effect", at.path);
         reader.warn(code::NO_EFFECT, at, message);
@@ -379,10 +379,11 @@ pub(super) fn applied(
     timeout: Option<Duration>,
     retry: RetryPolicy,
 ) -> HttpRoute {
-    let Effects { request, response, redirect, rewrite, mirrors, cors, refused } = effects;
+    let Effects { request, response, redirect, rewrite, mirrors, cors, auth, refused } = effects;
     rule.route.request_headers = request;
     rule.route.response_headers = response;
     rule.route.cors = cors;
+    rule.auth = auth.map(Box::new);
     match redirect.filter(|_| !refused) {
         Some((redirect, to_request_port)) => {
             rule.route.action = RouteAction::Redirect(redirect);

@@ -5,7 +5,7 @@ use super::parent::service;
 use crate::intent::Target;
 use crate::reader::{At, Fields, Reader, Table};
 
-/// Where it stands alone, for a mirror.
+/// Where it stands alone, for a mirror or who is asked.
 const OBJECT: Table = Table::new("a backend reference", &["group", "kind", "namespace", "name", "port"]);
 
 /// A Service's port. Nothing for what is no Service, which is told.
@@ -35,8 +35,13 @@ pub(super) fn target(
     Some(Target { host: service(reader, at, &name, namespace.as_deref())?, subset: None, port: Some(port?) })
 }
 
-/// A backend for copies.
-pub(super) fn object(reader: &mut Reader<'_>, at: &At<'_>, flaws: &mut Flaws) -> Option<Target> {
+/// A backend that stands alone; `otherwise` says what becomes of it where it is none.
+pub(super) fn object(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    flaws: &mut Flaws,
+    otherwise: &str,
+) -> Option<Target> {
     let fields = reader.fields(at, &OBJECT)?;
-    target(reader, at, &fields, flaws, "no copies are sent")
+    target(reader, at, &fields, flaws, otherwise)
 }

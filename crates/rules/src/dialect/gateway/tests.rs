@@ -1,3 +1,4 @@
+use outrigger_model::ext_authz::AuthzService;
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{
     Cors, Forward, HeaderEdits, HeaderText, NoCluster, PathMatch, Redirect, RetryOn, Rewrite, RouteAction,
@@ -242,7 +243,7 @@ fn a_filter_that_nobody_runs_lets_nothing_pass() {
     for (filter, reason) in [
         ("{type: ExtensionRef, extensionRef: {group: x, kind: Y, name: z}}", "InvalidKind"),
         (
-            "{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: a, port: 1}}}",
+            "{type: ExternalAuth, externalAuth: {protocol: HTTP, http: {}, backendRef: {name: a, port: 1}}}",
             "UnsupportedValue",
         ),
     ] {
@@ -252,6 +253,52 @@ fn a_filter_that_nobody_runs_lets_nothing_pass() {
         assert_eq!(intent.flaws[0].reason, reason, "{filter}");
         assert!(told(&text)[0].contains("answered with an error"), "{:?}", told(&text));
     }
+}
+
+#[test]
+fn a_service_that_is_asked_is_read_with_what_goes_along() {
+    let filter = |fields: &str| {
+        format!(
+            "filters: [{{type: ExternalAuth, externalAuth: {{backendRef: {{name: guard, port: 9000}}, {fields}}}}}]\n  \
+             backendRefs: [{{name: catalog, port: 80}}]"
+        )
+    };
+    let auth = |fields: &str| {
+        let route = rule(&filter(fields));
+        assert_eq!((route.targets.len(), route.lost), (1, 0), "{fields}");
+        *route.auth.unwrap()
+    };
+    let found = auth(
+        "protocol: HTTP, http: {path: /check, allowedHeaders: [X-Token], allowedResponseHeaders: [X-User]}, forwardBody: {maxSize: 100}",
+    );
+    let target = (found.target.host.as_str(), found.target.port);
+    assert_eq!(target, ("guard.shop.svc.cluster.local", Some(9000)));
+    let AuthzService::Http(http) = &found.filter.service else { panic!("{found:?}") };
+    assert_eq!(http.path_prefix, "/check");
+    assert_eq!(http.upstream_headers, [StringMatch::exact("x-user")]);
+    assert_eq!(found.filter.allowed_headers, Some(vec![StringMatch::exact("x-token")]));
+    assert_eq!(found.filter.body.map(|body| (body.max_bytes, body.allow_partial)), Some((100, false)));
+    assert!(!found.filter.failure_mode_allow, "it fails closed");
+    let found = auth("protocol: GRPC, grpc: {}, forwardBody: {maxSize: 0}");
+    assert!(matches!(found.filter.service, AuthzService::Grpc { .. }), "{found:?}");
+    assert_eq!((found.filter.allowed_headers, found.filter.body), (None, None));
+    for (fields, wanted) in [
+        ("protocol: GRPC", "grpc"),
+        ("protocol: GRPC, grpc: {}, http: {}", "http belongs to the other protocol"),
+        (
+            "protocol: HTTP, http: {path: 'a?b', allowedResponseHeaders: [x]}",
+            "must be the beginning of a path",
+        ),
+        ("protocol: GRPC, grpc: {allowedHeaders: ['a b']}", "is not a header name"),
+        ("protocol: GRPC, grpc: {}, forwardBody: {maxSize: 70000}", "from 0 to 65535"),
+    ] {
+        let told = told(&http_text(&filter(fields)));
+        assert!(told.iter().any(|told| told.contains(wanted)), "{fields}: {told:?}");
+    }
+}
+
+fn http_text(rule: &str) -> String {
+    http(&format!("- {rule}"))
 }
 
 #[test]
