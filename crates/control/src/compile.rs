@@ -19,7 +19,6 @@ mod destination;
 mod edits;
 mod elsewhere;
 pub(crate) mod endpoints;
-mod external;
 pub mod foreign;
 mod hashes;
 mod headless;

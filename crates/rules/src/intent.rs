@@ -19,7 +19,7 @@ mod tokens;
 
 use std::fmt;
 
-pub use attached::{AttachedIntent, ExternalAuth, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
+pub use attached::{AttachedIntent, GATEWAY_GROUP, Parent, RouteCondition, RouteFlaw};
 pub use backend_tls::{BackendTls, Roots, RootsIntent};
 pub use client_tls::{ClientTls, ClientTlsMode};
 pub use destination::{
@@ -29,8 +29,8 @@ pub use destination::{
 pub use limits::{GlobalIntent, LimitsIntent};
 pub use nearness::{Distribution, Nearness, PlacePattern, ZoneAware};
 pub use route::{
-    Carried, Delegate, HttpMatch, HttpRoute, MirrorTarget, Reach, RouteIntent, Said, Target, TcpMatch,
-    TcpRoute, TlsMatch, TlsRoute, WeightedTarget,
+    Carried, Delegate, ExternalAuth, HttpMatch, HttpRoute, MirrorTarget, Reach, RouteIntent, Said, Target,
+    TcpMatch, TcpRoute, TlsMatch, TlsRoute, WeightedTarget,
 };
 pub use say::Say;
 pub use security::{

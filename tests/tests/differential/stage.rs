@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use super::apps::Apps;
 use super::case::{Group, typed};
 use super::play::Side;
-use super::zones;
 use crate::BINARY;
 use crate::foreign::{Foreign, run_envoy};
 use crate::thin_thread::web;
@@ -68,6 +67,17 @@ fn listeners() -> [(&'static str, Option<(&'static str, Value)>); DESTINATIONS.l
     ]
 }
 
+/// The cluster of the client's own service.
+const OWN: &str = "own-service";
+/// Where the client is.
+const REGION: &str = "here";
+const ZONE: &str = "x";
+
+/// Half of the client's own are in its zone.
+fn own() -> Value {
+    super::case::cluster(OWN, &["d~x", "e~y"], json!({}))
+}
+
 /// Both, as long as this lives.
 pub struct Stage {
     pub apps: Apps,
@@ -83,10 +93,10 @@ impl Stage {
     pub async fn set(envoy: &std::path::Path, groups: &[&Group]) -> Self {
         let protos = tokio::task::spawn_blocking(Protos::load);
         let mut mesh = Mesh::start(BINARY).await;
-        let place = json!({ "region": zones::REGION, "zone": zones::ZONE });
+        let place = json!({ "region": REGION, "zone": ZONE });
         let node = json!({ "id": "web-v1", "workload": "web-v1", "namespace": NAMESPACE, "service_account": "web",
                            "app": "web", "version": "v1", "locality": place });
-        mesh.bootstrap = json!({ "node": node, "local_cluster": zones::OWN });
+        mesh.bootstrap = json!({ "node": node, "local_cluster": OWN });
         let web = mesh.workload(&web(DESTINATIONS)).await;
         let places = ENDPOINTS.iter().zip(40..).map(|(&name, host)| (name, mesh.address(host, 9000)));
         let apps = Apps::start(places.collect::<Vec<_>>()).await;
@@ -131,7 +141,7 @@ impl Stage {
 fn shelf(protos: &Protos, apps: &Apps, groups: &[&Group], envoy: &[SocketAddr]) -> Shelf {
     let mut shelf = Shelf::default();
     let mut put = |kind: &str, name: &str, json: &Value| shelf.put(kind, name, protos.encode(kind, json));
-    let shared: Vec<Value> = shared_clusters().into_iter().chain([zones::own()]).collect();
+    let shared: Vec<Value> = shared_clusters().into_iter().chain([own()]).collect();
     for cluster in shared.iter().chain(groups.iter().flat_map(|group| &group.clusters)) {
         let name = cluster["name"].as_str().expect("a cluster has a name");
         put(
@@ -184,7 +194,7 @@ fn assignment(apps: &Apps, name: &str, endpoints: &Value) -> Value {
         places.entry((priority.parse().expect("a number"), zone)).or_default().push(json);
     }
     let place = |((priority, zone), endpoints): ((u32, &str), Vec<Value>)| {
-        let region = if zone.is_empty() { "" } else { zones::REGION };
+        let region = if zone.is_empty() { "" } else { REGION };
         json!({ "locality": { "region": region, "zone": zone }, "priority": priority, "lb_endpoints": endpoints })
     };
     let places: Vec<Value> = places.into_iter().map(place).collect();
@@ -272,8 +282,8 @@ fn bootstrap(xds: SocketAddr, admin: SocketAddr) -> Value {
         "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
         "alpn_protocols": ["h2"] } });
     json!({
-        "node": { "id": "envoy", "cluster": "web", "locality": { "region": zones::REGION, "zone": zones::ZONE } },
-        "cluster_manager": { "local_cluster_name": zones::OWN },
+        "node": { "id": "envoy", "cluster": "web", "locality": { "region": REGION, "zone": ZONE } },
+        "cluster_manager": { "local_cluster_name": OWN },
         "admin": { "address": socket(admin) },
         "dynamic_resources": {
             "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3",
@@ -292,6 +302,6 @@ fn bootstrap(xds: SocketAddr, admin: SocketAddr) -> Value {
                 "typed_config": typed("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", tls) },
         },
         // An Envoy takes it from here only.
-        { "name": zones::OWN, "type": "EDS", "connect_timeout": "5s", "eds_cluster_config": { "eds_config": ads() } }] },
+        { "name": OWN, "type": "EDS", "connect_timeout": "5s", "eds_cluster_config": { "eds_config": ads() } }] },
     })
 }

@@ -12,13 +12,7 @@ use super::case::{Group, cluster, to};
 use super::play::Side;
 use super::stage::Stage;
 
-/// The cluster of the client's own service.
-pub const OWN: &str = "own-service";
-/// Where the client is.
-pub const REGION: &str = "here";
-pub const ZONE: &str = "x";
-
-/// Of each of them, and of the client's zone and another one of its peers.
+/// Of each of them.
 const REQUESTS: usize = 300;
 
 fn group(name: &str, endpoints: &[&str], zones: Value) -> Group {
@@ -26,11 +20,6 @@ fn group(name: &str, endpoints: &[&str], zones: Value) -> Group {
     let fields = json!({ "lb_policy": "ROUND_ROBIN", "common_lb_config": { "zone_aware_lb_config": zones } });
     Group::new(name, json!([to(json!({ "prefix": "/" }), &own, json!({}))]))
         .cluster(cluster(&own, endpoints, fields))
-}
-
-/// Half of the client's own are in its zone.
-pub fn own() -> Value {
-    cluster(OWN, &["d~x", "e~y"], json!({}))
 }
 
 pub fn groups() -> Vec<Group> {

@@ -9,10 +9,10 @@ use outrigger_model::route::{RouteConfig, VirtualHost, WeightedCluster};
 use outrigger_rules::intent::{Host, Resolution};
 use outrigger_xds::ClientKind;
 
+use super::attached::external;
 use super::chains::{self, chain, detected};
 use super::connections::{self, Ways};
 use super::elsewhere;
-use super::external;
 use super::imports::knows;
 use super::lens::{Lens, Seen};
 use super::names::{self, Outbound};

@@ -9,11 +9,12 @@ use outrigger_model::route::{Mirror, PathMatch, Route, RouteAction, WeightedClus
 use outrigger_rules::intent::{AttachedIntent, HttpMatch, HttpRoute, ObjectKind, Target, WeightedTarget};
 
 use super::edits::of_the_only_share;
-use super::external;
 use super::hashes::{hashes, keep_to_keys};
 use super::lens::{Lens, Seen};
 use super::names;
 use super::origin;
+
+pub(super) mod external;
 
 /// The routes of a port; `None` where nothing is attached to it.
 pub(super) fn routes(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Option<Vec<Route>> {
@@ -45,7 +46,7 @@ fn of_requests(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Vec<Arc<Attache
 }
 
 /// The filters that ask services about the requests of a port, where these are there.
-pub(super) fn asking(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Vec<ExtAuthz> {
+fn asking(lens: &Lens<'_>, service: Seen<'_>, port: u16) -> Vec<ExtAuthz> {
     let mut asking = Vec::new();
     for intent in of_requests(lens, service, port) {
         for (index, http) in intent.http.iter().enumerate() {

@@ -13,7 +13,7 @@ use outrigger_model::route::{
 use outrigger_rules::intent::ObjectKind;
 use outrigger_xds::ClientKind;
 
-use super::external;
+use super::attached::external;
 use super::lens::Lens;
 use super::names::Outbound;
 

@@ -7,10 +7,10 @@ use outrigger_model::listener::{ChainMatch, Listener, RouteSource, Terminal};
 use outrigger_rules::intent::{Carried, SidecarIntent};
 use outrigger_xds::ClientKind;
 
+use super::attached::external;
 use super::chains::{chain, detected, http, listener};
 use super::cluster;
 use super::connections::Ways;
-use super::external;
 use super::foreign::Gap;
 use super::headless;
 use super::imports::knows;

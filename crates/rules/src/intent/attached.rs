@@ -3,7 +3,6 @@
 //! Unlike routing for a set of hosts, all that is attached to a port of a service is one list, in an order of its own: which
 //! match goes first, the match says, not its place.
 
-use outrigger_model::ext_authz::ExtAuthz;
 use serde::{Deserialize, Serialize};
 
 use super::{Host, HttpRoute, ObjectKind, Origin, Place, RouteIntent, Target, TcpRoute, TlsRoute};
@@ -48,17 +47,6 @@ pub struct Parent {
     pub port: Option<u16>,
     /// The service that it is; `None` for a kind that has no routes here.
     pub host: Option<Host>,
-    /// Where it was written.
-    pub place: Place,
-}
-
-/// A service that is asked about the requests of a rule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExternalAuth {
-    /// Who.
-    pub target: Target,
-    /// How; its cluster, its name, and the authority of a gRPC service are left to who knows where that is.
-    pub filter: ExtAuthz,
     /// Where it was written.
     pub place: Place,
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_model::ext_authz::ExtAuthz;
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{Forward, Mirror, PathMatch, Route, RouteAction, RouteMatch, WeightedCluster};
 use serde::{Deserialize, Serialize};
 
-use super::{ExternalAuth, Host, ObjectKind, Origin, Place, Say, Visibility};
+use super::{Host, ObjectKind, Origin, Place, Say, Visibility};
 
 /// Routing for a set of hosts. The first matching route wins; a request that matches none is answered 404.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -236,6 +237,17 @@ pub struct WeightedTarget {
     pub target: Target,
     /// Its weight and the edits for it only, without the cluster's name. A lone target without a weight has 1.
     pub share: WeightedCluster,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A service that is asked about the requests of a rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExternalAuth {
+    /// Who.
+    pub target: Target,
+    /// How; its cluster, its name, and the authority of a gRPC service are left to who knows where that is.
+    pub filter: ExtAuthz,
     /// Where it was written.
     pub place: Place,
 }

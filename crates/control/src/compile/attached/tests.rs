@@ -323,7 +323,7 @@ fn asking(service: &str) -> String {
 fn a_service_is_asked_about_the_requests_of_its_rule_and_about_no_others() {
     let compiled = compiled(mesh(), &asking("web"));
     let found = get(&compiled, &client("shop"), ResourceKind::Listener, CATALOG);
-    let Some(Resource::Listener(listener)) = found else { panic!("{found:?}") };
+    let Some(Resource::Listener(listener)) = &found else { panic!("{found:?}") };
     let Terminal::Http(http) = &listener.chains[0].terminal else { panic!("{listener:?}") };
     let [HttpFilter::ExtAuthz(authz)] = http.filters.as_slice() else { panic!("{:?}", http.filters) };
     assert_eq!((authz.name.as_str(), authz.cluster.as_str()), ("external-auth/shop/a/0", WEB));
@@ -343,7 +343,7 @@ fn where_nobody_can_be_asked_nothing_passes() {
         let compiled = compiled(mesh(), &asking("web"));
         let scope = Scope { secure: true, ..scope(kind, "web", who) };
         let found = get(&compiled, &scope, ResourceKind::Routes, name);
-        let Some(Resource::Routes(config)) = found else { panic!("{found:?}") };
+        let Some(Resource::Routes(config)) = &found else { panic!("{found:?}") };
         let host = config.virtual_hosts.iter().find(|host| host.name.starts_with("catalog.")).unwrap();
         assert_eq!(shares(&host.routes[0]), [(NOWHERE, 1)], "{kind:?}");
         assert_eq!(shares(&host.routes[1]), [(CATALOG, 1)], "{kind:?}");

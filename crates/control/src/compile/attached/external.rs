@@ -13,12 +13,12 @@ use outrigger_model::route::{Forward, NoCluster, Route, RouteAction, RouteConfig
 use outrigger_rules::intent::{ExternalAuth, Origin};
 use outrigger_xds::ClientKind;
 
-use super::attached;
-use super::chains::http;
-use super::lens::{Lens, Seen};
+use super::super::chains::http;
+use super::super::lens::{Lens, Seen};
+use super::asking;
 
 /// What serves the requests for ports of services, by the routes of a name.
-pub(super) fn connection(
+pub(in crate::compile) fn connection(
     lens: &Lens<'_>,
     name: &str,
     services: &[(Seen<'_>, u16)],
@@ -28,19 +28,19 @@ pub(super) fn connection(
     if lens.kind() != ClientKind::Outrigger {
         return named();
     }
-    let asking = services.iter().flat_map(|(service, port)| attached::asking(lens, *service, *port));
-    let asking: Vec<ExtAuthz> = asking.collect();
-    if asking.is_empty() {
+    let filters: Vec<ExtAuthz> =
+        services.iter().flat_map(|(service, port)| asking(lens, *service, *port)).collect();
+    if filters.is_empty() {
         return named();
     }
     let Some(mut config) = routes() else { return named() };
     for route in config.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
-        for filter in &asking {
+        for filter in &filters {
             // Where it is the route's own, that is said already.
             route.authz.entry(filter.name.clone()).or_insert(RouteAuthz::Off);
         }
     }
-    let filters = asking.into_iter().map(Box::new).map(HttpFilter::ExtAuthz).collect();
+    let filters = filters.into_iter().map(Box::new).map(HttpFilter::ExtAuthz).collect();
     HttpConnection { filters, ..http(lens, RouteSource::Inline(config)) }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn ask(route: &mut Route, rule: (&Origin, usize), can_ask: bool) {
 }
 
 /// Takes out what a client that has no such filters is sent. Whether there was anything.
-pub(super) fn take(route: &mut Route) -> bool {
+pub(in crate::compile) fn take(route: &mut Route) -> bool {
     let asked = !std::mem::take(&mut route.authz).is_empty();
     if asked {
         refuse(route);
