@@ -188,7 +188,7 @@ pub fn inject(
     )?;
     let stays = bare.as_ref().map(|bare| bare.stays.clone()).unwrap_or_default();
     let laid = templates::lay(&mut pod, &chosen, stays)?;
-    if let Some(why) = decision::impossible(&pod["spec"]) {
+    if let Some(why) = impossible(&pod["spec"]) {
         return Err(InjectError::Templates(why));
     }
     warnings.extend(kinds::lost(&pod, settings));
@@ -271,6 +271,17 @@ fn passing_by(pod: &Value) -> Option<String> {
             containers::UID
         )
     })
+}
+
+/// Why what has this can have no sidecar, whoever asks for one: a Pod, or what is laid over one.
+fn impossible(spec: &Value) -> Option<String> {
+    if spec["hostNetwork"] == true {
+        return Some("it is in the network of its node (hostNetwork), where a sidecar would take everybody's connections".into());
+    }
+    if spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows" {
+        return Some("it is for Windows".into());
+    }
+    None
 }
 
 /// What is added to the annotations, where they do not say it themselves.

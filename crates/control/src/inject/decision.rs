@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{DEFAULT_REVISION, InjectSettings, Namespace, REVISION};
+use super::{DEFAULT_REVISION, InjectSettings, Namespace, REVISION, impossible};
 
 /// The cluster's own, whatever they say.
 const NEVER: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
@@ -46,17 +46,6 @@ fn cannot(pod: &Value) -> Option<String> {
     }
     let sidecar = container_names(spec).find(|name| SIDECARS.contains(name))?;
     Some(format!("it has a sidecar already (container {sidecar})"))
-}
-
-/// Why what has this can have no sidecar, whoever asks for one: a Pod, or what is laid over one.
-pub(super) fn impossible(spec: &Value) -> Option<String> {
-    if spec["hostNetwork"] == true {
-        return Some("it is in the network of its node (hostNetwork), where a sidecar would take everybody's connections".into());
-    }
-    if spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows" {
-        return Some("it is for Windows".into());
-    }
-    None
 }
 
 /// Of all kinds.

@@ -11,7 +11,7 @@ use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Fields, INIT, InjectError, PLACES, SIDECAR, STATUS, VALIDATION, decision, fields, list};
+use super::{Fields, INIT, InjectError, PLACES, SIDECAR, STATUS, VALIDATION, fields, impossible, list};
 
 /// By which a Pod names its own, the first that is there.
 pub(super) const NAMED: [&str; 2] = ["outrigger.io/templates", "inject.istio.io/templates"];
@@ -112,7 +112,7 @@ fn leaves_room(spec: &Value, at: &str) -> anyhow::Result<()> {
         "{at}.hostNetwork: {} is neither true nor false",
         spec["hostNetwork"]
     );
-    if let Some(why) = decision::impossible(spec) {
+    if let Some(why) = impossible(spec) {
         bail!("{at}: with this there can be no sidecar: {why}");
     }
     are_lists(spec, at)?;
