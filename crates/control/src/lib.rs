@@ -51,7 +51,7 @@ use std::os::fd::AsFd;
 
 use anyhow::Context;
 use outrigger_telemetry::drain::{on_signals, parent_pipe};
-use outrigger_telemetry::logging;
+use outrigger_telemetry::{descriptors, logging};
 
 pub use app::{Addresses, ControlPlane, Running};
 pub use client::{Client, ClientError};
@@ -65,7 +65,7 @@ pub fn run(args: ControlArgs) -> anyhow::Result<()> {
     let settings = args.settings()?;
     let format = settings.log_format.as_deref().unwrap_or("text").parse()?;
     let logs = logging::init(format, settings.log.as_deref())?;
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let runtime = |name: &str, threads: usize| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let built = builder.thread_name(name).worker_threads(threads).enable_all().build();
@@ -97,14 +97,4 @@ pub fn run(args: ControlArgs) -> anyhow::Result<()> {
         running.stop().await;
         Ok(())
     })
-}
-
-/// Sidecars and silent strangers alike cost a descriptor each, and the usual soft limit is 1,024.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let found = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: found.maximum, maximum: found.maximum });
-    if let Err(error) = raised {
-        tracing::warn!(%error, current = ?found.current, "the limit of open files cannot be raised");
-    }
 }

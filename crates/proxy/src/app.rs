@@ -16,7 +16,7 @@ use outrigger_model::endpoint::Workload;
 use outrigger_telemetry::admin::AdminServer;
 use outrigger_telemetry::logging::{self, LogFormat};
 use outrigger_telemetry::trace::{ExportConfig, Exporter, SpanSender, exporter};
-use outrigger_telemetry::{Drain, LogControl, Readiness, Registry, drain};
+use outrigger_telemetry::{Drain, LogControl, Readiness, Registry, descriptors, drain};
 use outrigger_xds::NodeInfo;
 use outrigger_xds::client::{self, Client, Events, Options};
 use parking_lot::Mutex;
@@ -77,6 +77,8 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
         Format::Json => LogFormat::Json,
     };
     let logs = logging::init(format, Some(args.log.as_ref().unwrap_or(&bootstrap.log.level)))?;
+    // Before anything goes by it.
+    descriptors::raise_limit();
     let joined = Joined::start(&bootstrap)?;
     let sockets = listen::bind(workers(&bootstrap), &bootstrap)?;
     let resolver = bootstrap.dns.as_ref().map(dns::bind).transpose()?;

@@ -1,4 +1,4 @@
-//! Descriptors of the data path: bounded below the process's limit, so that admin pages, health and xDS always find one.
+//! Descriptors of the data path: bounded below the process's limit (which it has raised), so that admin pages, health and xDS always find one.
 //!
 //! Downstream connections take up to three quarters of them, as each may need one towards an upstream.
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod descriptors;
 pub mod drain;
 pub mod listen;
 pub mod logging;

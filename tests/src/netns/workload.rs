@@ -28,8 +28,8 @@ pub struct Workload<'a> {
     pub mode: &'a str,
     /// Further words for `intercept apply`.
     pub rules: &'a [&'a str],
-    /// Limit of open files. Default: the test's own.
-    pub open_files: Option<u32>,
+    /// Limits of open files, the soft and the hard one. Default: the test's own.
+    pub open_files: Option<(u32, u32)>,
 }
 
 impl Default for Workload<'_> {
@@ -47,7 +47,7 @@ pub struct Intercepted {
     process: Option<Process>,
     binary: PathBuf,
     directory: PathBuf,
-    open_files: Option<u32>,
+    open_files: Option<(u32, u32)>,
     keeps_addresses: bool,
 }
 
@@ -122,7 +122,7 @@ impl Intercepted {
 
     /// Starts the sidecar (again) and waits until it is ready.
     pub async fn start(&mut self) {
-        let limit = self.open_files.map(|files| format!("--nofile={files}:{files}"));
+        let limit = self.open_files.map(|(soft, hard)| format!("--nofile={soft}:{hard}"));
         let before: Vec<&str> = limit.iter().flat_map(|limit| ["prlimit", limit]).collect();
         let user = USER.to_string();
         let mut setpriv = vec!["--reuid", &user, "--regid", &user, "--clear-groups"];

@@ -10,6 +10,7 @@ use outrigger_tests::app::teller;
 use outrigger_tests::netns::Host;
 use outrigger_tests::netns::workload::{Intercepted, Workload};
 use outrigger_tests::wait::eventually;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -188,7 +189,7 @@ async fn settled(sidecar: &Intercepted) -> (usize, f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_ran_out_of_descriptors_serves_again() {
-    let few = Workload { open_files: Some(192), ..Workload::default() };
+    let few = Workload { open_files: Some((192, 192)), ..Workload::default() };
     let Some(pair) = Pair::start(&[7000], few).await else { return };
     let addresses = listening(&pair, &[7000]).await;
     let client = pair.client.host.clone();
@@ -216,6 +217,53 @@ async fn a_sidecar_that_ran_out_of_descriptors_serves_again() {
             .await;
         }
     }
+}
+
+/// A containerd 2 starts programs with a soft limit of 1,024, and a high hard one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_serves_as_many_as_its_hard_limit_of_open_files_lets_it() {
+    const MANY: usize = 600;
+    let few = Workload { open_files: Some((256, 4096)), ..Workload::default() };
+    let Some(pair) = Pair::start(&[7000], few).await else { return };
+    // Client and application are in this process.
+    let own = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own }).unwrap();
+    let address = listening(&pair, &[7000]).await[0];
+    let client = pair.client.host.clone();
+    let (begun, held) = client
+        .run(async move {
+            let (mut held, mut begun) = (Vec::new(), 0);
+            for _ in 0..MANY {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                begun += usize::from(is_answered(&mut stream).await);
+                held.push(stream);
+            }
+            let mut still = 0;
+            for stream in &mut held {
+                still += usize::from(is_answered(stream).await);
+            }
+            (begun, still)
+        })
+        .await;
+    assert_eq!((begun, held), (MANY, MANY), "answered at their begin, and while all are held");
+    for sidecar in [&pair.client, &pair.server] {
+        assert!(!sidecar.log().contains("others need its place"), "{}", sidecar.log());
+    }
+}
+
+/// Says a word and waits until it comes back.
+async fn is_answered(stream: &mut TcpStream) -> bool {
+    let mut heard = Vec::new();
+    let talk = async {
+        stream.write_all(b"word").await?;
+        while !heard.ends_with(b"word") {
+            if stream.read_buf(&mut heard).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    timeout(PATIENCE, talk).await.is_ok_and(|ended| ended.is_ok())
 }
 
 /// Opens connections and leaves them so; those that nobody accepts wait in a queue of the kernel.

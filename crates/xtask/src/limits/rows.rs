@@ -21,6 +21,7 @@ pub const ROWS: &[Row] = &[
             ("proxy/src/listen/accept.rs", &["MAX_CONNECTIONS"]),
         ],
     ),
+    ("limit of open files", &[("telemetry/src/descriptors.rs", &["MOST"])]),
     ("descriptors for admin pages", &[("proxy/src/descriptors.rs", &["(limit / {}).min(KEPT)", "KEPT"])]),
     (
         "passthrough connections",
