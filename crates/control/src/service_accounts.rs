@@ -26,6 +26,8 @@ use crate::tokens::ADMIN_SERVICE_ACCOUNT;
 
 mod kept;
 mod offline;
+#[cfg(test)]
+pub(crate) use offline::tests::{good, trusting};
 
 /// Whom the tokens of sidecars must be for.
 pub const AUDIENCE: &str = "outrigger-ca";
@@ -69,6 +71,17 @@ pub enum Refused {
     Wrong(Denied),
     /// Nobody could say.
     Unknown(Denied),
+}
+
+/// What a token is worth by the cluster's keys alone.
+#[derive(Debug)]
+pub struct Judged(Result<Whose, Refused>);
+
+impl Judged {
+    /// The cluster has made it, for us and a Pod, and it has not ended: whoever shows it has guessed nothing.
+    pub fn is_good(&self) -> bool {
+        self.0.is_ok()
+    }
 }
 
 /// Whether a secret has the form of a token of a service account, and is none of ours.
@@ -117,12 +130,16 @@ impl ServiceAccounts {
         self.client.get_or_try_init(|| self.settings.client()).await
     }
 
-    /// Whose a token is.
+    /// What a token is worth before anybody is asked. Costs a signature's check.
+    pub fn judge(&self, token: &str) -> Judged {
+        Judged(self.issuer.judge(token, SystemTime::now()))
+    }
+
+    /// Whose a token is that was judged.
     ///
     /// # Errors
     /// Says why it proves nothing.
-    pub async fn identify(&self, token: &str) -> Result<SpiffeId, Refused> {
-        let judged = self.issuer.judge(token, SystemTime::now());
+    pub async fn identify(&self, token: &str, Judged(judged): Judged) -> Result<SpiffeId, Refused> {
         // One that was away a moment ago is away: whoever has a good token need not find that out again.
         let away = match self.is_away().filter(|_| judged.is_ok()) {
             Some(why) => why,

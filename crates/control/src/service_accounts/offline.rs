@@ -225,4 +225,4 @@ impl Whose {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -310,7 +310,7 @@ pub const ROWS: &[Row] = &[
     ),
     (
         "wrong tokens",
-        &[("control/src/tokens/guesses.rs", &["BURST", "v6.to_bits() >> {} <<", "EACH", "SOURCES"])],
+        &[("control/src/tokens/guesses.rs", &["BURST", "NETWORK", "v6.to_bits() >> {})", "EACH", "SOURCES"])],
     ),
     (
         "a registration; those",

@@ -8,10 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use kube::client::Body;
+use outrigger_model::identity::SpiffeId;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::super::{LATER, SHORT, ServiceAccounts};
+use super::super::{LATER, Pods, SHORT, ServiceAccounts};
 use super::*;
 use crate::registry::kubernetes::KubernetesSettings;
 
@@ -44,6 +45,30 @@ fn issuer() -> Issuer {
     let issuer = Issuer::default();
     issuer.recall(&keys(), Duration::ZERO);
     issuer
+}
+
+/// The token of a Pod of the account `web`, which is good for ten minutes.
+pub(crate) fn good(namespace: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    token(|claims| {
+        (claims["exp"], claims["nbf"]) = ((now + 600).into(), (now - 600).into());
+        claims["sub"] = format!("system:serviceaccount:{namespace}:web").into();
+        claims["kubernetes.io"]["namespace"] = namespace.into();
+    })
+}
+
+/// A cluster that is asked by this client, and whose keys are known.
+pub(crate) fn trusting(client: Client, pods: Arc<Pods>) -> ServiceAccounts {
+    ServiceAccounts {
+        client: Arc::new(OnceCell::from(client)),
+        issuer: Arc::new(issuer()),
+        ..ServiceAccounts::new(KubernetesSettings::default(), "cluster.local", pods)
+    }
+}
+
+async fn identify(accounts: ServiceAccounts, token: String) -> Result<SpiffeId, Refused> {
+    let judged = accounts.judge(&token);
+    accounts.identify(&token, judged).await
 }
 
 fn why(refused: Refused) -> String {
@@ -157,30 +182,16 @@ async fn strangers_take_no_place_of_whoever_has_a_good_token_while_the_api_serve
         count.fetch_add(1, Relaxed);
         pending::<Result<Response<Body>, Infallible>>()
     });
-    let accounts = ServiceAccounts {
-        client: Arc::new(OnceCell::from(Client::new(silent, "mesh"))),
-        issuer: Arc::new(issuer()),
-        ..ServiceAccounts::new(KubernetesSettings::default(), "cluster.local", Arc::new(|_| Ok(())))
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let own = |namespace: &str| {
-        token(|claims| {
-            (claims["exp"], claims["nbf"]) = ((now + 600).into(), (now - 600).into());
-            claims["sub"] = format!("system:serviceaccount:{namespace}:web").into();
-            claims["kubernetes.io"]["namespace"] = namespace.into();
-        })
-    };
+    let accounts = trusting(Client::new(silent, "mesh"), Arc::new(|_| Ok(())));
     let mut strangers = tokio::task::JoinSet::new();
     for _ in 0..100 {
-        let accounts = accounts.clone();
-        strangers.spawn(async move { accounts.identify("eyJh.eyJi.c2ln").await });
+        strangers.spawn(identify(accounts.clone(), "eyJh.eyJi.c2ln".to_owned()));
     }
     tokio::task::yield_now().await;
     let began = Instant::now();
     let mut members = tokio::task::JoinSet::new();
     for n in 0..100 {
-        let (accounts, token) = (accounts.clone(), own(&format!("shop-{n}")));
-        members.spawn(async move { accounts.identify(&token).await });
+        members.spawn(identify(accounts.clone(), good(&format!("shop-{n}"))));
     }
     for joined in members.join_all().await {
         joined.unwrap();
@@ -189,11 +200,11 @@ async fn strangers_take_no_place_of_whoever_has_a_good_token_while_the_api_serve
     // It is asked again now and then, and not for each of them.
     let before = asked.load(Relaxed);
     for _ in 0..100 {
-        accounts.identify(&own("shop")).await.unwrap();
+        identify(accounts.clone(), good("shop")).await.unwrap();
     }
     assert_eq!(asked.load(Relaxed), before);
     tokio::time::advance(LATER).await;
-    accounts.identify(&own("shop")).await.unwrap();
+    identify(accounts.clone(), good("shop")).await.unwrap();
     assert_eq!(asked.load(Relaxed), before + 1);
     for refused in strangers.join_all().await {
         assert!(matches!(refused, Err(Refused::Unknown(_) | Refused::Wrong(_))));
