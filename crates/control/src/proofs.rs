@@ -1,8 +1,12 @@
 //! What makes a caller somebody before it has a certificate: a join token, or a service account's where there is a cluster that knows it.
 
+use std::sync::Arc;
+
 use outrigger_identity::csr::service::{Caller, CallerPolicy, Denied};
 use outrigger_model::identity::SpiffeId;
 
+use crate::canonical;
+use crate::instance::{Instance, Word};
 use crate::keeper::Keeper;
 use crate::service_accounts::{self, Refused, ServiceAccounts};
 use crate::tokens::Tokens;
@@ -15,16 +19,39 @@ pub(crate) struct Proofs {
     pub(crate) keeper: Keeper,
 }
 
-/// Whether an instance runs as this, a Pod or another.
-fn runs(keeper: &Keeper, identity: &SpiffeId) -> bool {
-    let of = identity.namespace().zip(identity.service_account());
-    let published = keeper.published();
-    of.is_some_and(|(namespace, account)| {
-        let mut all = published.world.instances();
-        let mut written = published.world.workloads(namespace).iter();
-        all.any(|instance| instance.namespace == namespace && instance.service_account == account)
-            || written.any(|entry| entry.workload.service_account == account)
-    })
+/// Who is known to run as an identity.
+#[derive(Default)]
+struct Running {
+    /// Pods of the cluster.
+    pods: bool,
+    /// What else a registry or an operator knows, and has a sidecar.
+    others: bool,
+    /// Anybody at all, whoever says so.
+    any: bool,
+}
+
+impl Running {
+    fn of(keeper: &Keeper, identity: &SpiffeId) -> Self {
+        let mut running = Self::default();
+        let Some((namespace, account)) = identity.namespace().zip(identity.service_account()) else {
+            return running;
+        };
+        let published = keeper.published();
+        let world = &published.world;
+        let is_it = |one: &&Arc<Instance>| one.namespace == namespace && one.service_account == account;
+        for instance in world.instances().filter(is_it) {
+            running.any = true;
+            // Who has a key can register as its identity: that says nothing of where the key is.
+            if instance.word == Word::Trusted {
+                let is_pod = instance.metadata.contains_key(canonical::UID);
+                running.pods |= is_pod;
+                running.others |= !is_pod && instance.sidecar;
+            }
+        }
+        let mut written = world.workloads(namespace).iter();
+        running.others |= written.any(|entry| entry.workload.service_account == account);
+        running
+    }
 }
 
 #[tonic::async_trait]
@@ -57,15 +84,25 @@ impl CallerPolicy for Proofs {
         }
     }
 
+    /// Of a cluster a key that somebody has taken ends with what it was made for: a Pod's with the Pod, which renews by its own token, as
+    /// far as that can be judged; a VM's, whose join token may be used up, with the instances and WorkloadEntries of its account.
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
         self.tokens.renew(identity)?;
-        if self.cluster.is_some() && !runs(&self.keeper, identity) {
-            // A key that somebody has taken ends with the workloads that it was made for.
-            return Err(Denied::new(format!(
-                "nobody is known who runs as {identity}, and no token was shown that is good for it"
-            )));
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let Running { pods, others, any } = Running::of(&self.keeper, identity);
+        if others || (any && self.tokens.knows(identity)) {
+            return Ok(());
         }
-        Ok(())
+        match (pods, cluster.is_there()) {
+            (true, true) => Err(Denied::expected(format!(
+                "all that run as {identity} are Pods, which renew by the tokens of their service account"
+            ))),
+            // While its API server is away a Pod's token may end, and no other comes.
+            (true, false) => Ok(()),
+            (false, _) => Err(Denied::new(format!(
+                "nobody is known who runs as {identity}, and no token was shown that is good for it"
+            ))),
+        }
     }
 }
 

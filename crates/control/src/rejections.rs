@@ -207,7 +207,9 @@ impl<P: CallerPolicy> CallerPolicy for Noting<P> {
 
     fn renew(&self, identity: &SpiffeId) -> Result<(), Denied> {
         self.policy.renew(identity).inspect_err(|denied| {
-            self.rejections.note("renewal", identity.as_str(), &denied.reason);
+            if !denied.expected {
+                self.rejections.note("renewal", identity.as_str(), &denied.reason);
+            }
         })
     }
 }
@@ -234,7 +236,7 @@ mod tests {
         }
 
         fn renew(&self, _: &SpiffeId) -> Result<(), Denied> {
-            Ok(())
+            Err(Denied::expected("by token".into()))
         }
     }
 
@@ -251,6 +253,8 @@ mod tests {
         assert!(noting.spend(&caller).await.is_ok());
         assert!(noting.spend(&caller).await.is_err());
         assert_eq!(noting.rejections.list(|_| true).len(), 1);
+        assert!(noting.renew(&noting.identify(&caller).await.unwrap()).is_err());
+        assert_eq!(noting.rejections.list(|_| true).len(), 1, "nothing is wrong with that");
     }
 
     #[test]

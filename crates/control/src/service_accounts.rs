@@ -27,7 +27,7 @@ use crate::tokens::ADMIN_SERVICE_ACCOUNT;
 mod kept;
 mod offline;
 #[cfg(test)]
-pub(crate) use offline::tests::{good, trusting};
+pub(crate) use offline::tests::{good, looked, trusting};
 
 /// Whom the tokens of sidecars must be for.
 pub const AUDIENCE: &str = "outrigger-ca";
@@ -110,6 +110,12 @@ impl ServiceAccounts {
         let kept = Kept::new(directory, &self.settings);
         kept.recall(&self.issuer);
         Self { kept: Some(Arc::new(kept)), ..self }
+    }
+
+    /// Whether the API server was there when it was looked for last, so that a Pod has a token that is good. Nobody who asks for anything
+    /// can change that.
+    pub fn is_there(&self) -> bool {
+        self.issuer.is_there()
     }
 
     /// Keeps what tokens are judged by while the API server is away, for ever.

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use outrigger_control::api::types::TokenRequest;
+use outrigger_model::identity::SpiffeId;
 
 use super::cni::pod;
-use super::replicas::redeem;
+use super::replicas::{redeem, renew};
 use super::*;
 
 /// A Job whose Pod is injected.
@@ -106,6 +107,34 @@ impl Shown {
     }
 }
 
+/// Who has the key and the certificate of `web`, and no token, has them until they end; an operator who gives it a join token says that
+/// not all who run as it are Pods.
+async fn keys_end_with_their_pods(stage: &Stage, web: &Shown) {
+    let grant = |account: &str| TokenRequest {
+        namespace: "shop".into(),
+        service_account: account.into(),
+        ..TokenRequest::default()
+    };
+    // For the roots in it.
+    let mut join = stage.mesh.client.create_token(&grant("guest")).await.unwrap();
+    join.identity = SpiffeId::workload("cluster.local", "shop", "web").unwrap();
+    web.for_the_mesh.clone_into(&mut join.token);
+    let address = SocketAddr::new(stage.master.v4(), 15012);
+    let renewed = || {
+        let join = join.clone();
+        stage.master.run(async move { renew(&join, address).await })
+    };
+    eventually("a Pod's certificate renews nothing", || async {
+        match renewed().await {
+            Err(why) if why.contains("all that run as") && why.contains("are Pods") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    stage.mesh.client.create_token(&grant("web")).await.unwrap();
+    renewed().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
     let Some(mut stage) = Stage::start().await else { return };
@@ -175,6 +204,7 @@ async fn jobs_end_names_have_members_and_what_is_away_takes_nothing() {
         if known { Err("it is there") } else { Ok(()) }.map_err(str::to_owned)
     })
     .await;
+    keys_end_with_their_pods(&stage, &kept).await;
     kept.certificate(&stage, &kept.for_the_mesh).await.unwrap();
     stage.cluster.kill_api();
     kept.certificate(&stage, &kept.for_the_mesh).await.unwrap();

@@ -371,6 +371,21 @@ pub(super) async fn redeem(join: &JoinFile, address: SocketAddr) -> Result<(), S
     issued.map(drop).map_err(|failure| failure.error.to_string())
 }
 
+/// What comes of a certificate that the join file's token has bought: another one?
+pub(super) async fn renew(join: &JoinFile, address: SocketAddr) -> Result<(), String> {
+    let store = CredentialStore::new(join.bundle().map_err(|error| error.to_string())?);
+    let peer = ControlPeer::outrigger(&join.trust_domain).map_err(|error| error.to_string())?;
+    let control =
+        ControlPlane::new(&[address.to_string()], peer, store.clone()).map_err(|error| error.to_string())?;
+    let hour = Duration::from_secs(3600);
+    let bought =
+        request_certificate(control.anonymous_channel(), &join.identity, hour, Some(&join.token)).await;
+    let bought = bought.map_err(|failure| format!("not even the first: {}", failure.error))?;
+    store.replace_certificate(Arc::new(bought.certificate));
+    let issued = request_certificate(control.channel(), &join.identity, hour, None).await;
+    issued.map(drop).map_err(|failure| failure.error.to_string())
+}
+
 /// A root that is rotated at one is the other's, too, and nobody loses a peer.
 async fn rotated(pair: &Pair, web: &str) {
     let [one, two] = [0, 1].map(|which| pair.mesh(which).client.clone());

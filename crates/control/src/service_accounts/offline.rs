@@ -97,6 +97,11 @@ impl Issuer {
         self.known.lock().as_ref().is_some_and(Known::holds)
     }
 
+    /// Whether the last look has found its keys.
+    pub(super) fn is_there(&self) -> bool {
+        self.is_known() && self.failed.lock().is_none()
+    }
+
     /// Asks for its name and its keys.
     pub(super) async fn fetch(&self, client: &Client) -> Result<Keys, String> {
         #[derive(Deserialize)]

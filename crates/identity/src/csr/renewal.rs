@@ -180,8 +180,11 @@ async fn wait_until(due: SystemTime, hurry: &Notify) {
 
 type Failure = (IdentityError, Option<i64>);
 
-/// One renewal: by certificate while it is valid, then by token. Any failure of the first leads to the second: a
+/// One renewal: by certificate while it is valid, and by token. Any failure of the first leads to the second: a
 /// server that does not know our certificate's root ends the connection, which looks like any other broken one.
+///
+/// A token that is a file's is a Pod's, and goes first: it says that the Pod is there, which a certificate does not, so where it can be
+/// judged a Pod's certificate renews nothing. Any other may be spent, and is kept for when there is no certificate.
 async fn attempt(
     enrollment: &Enrollment,
     store: &CredentialStore,
@@ -198,8 +201,14 @@ async fn attempt(
         None => KeyAndRequest::generate(&enrollment.identity).map_err(|error| (error, None))?,
     };
     let pair = &*asked.insert(pair);
-    let mut failures: Vec<RequestFailure> = Vec::new();
-    for proof in [by_certificate.then_some(None), token.map(Some)].into_iter().flatten() {
+    let mut failures: Vec<(&str, RequestFailure)> = Vec::new();
+    let (certificate, token) =
+        (by_certificate.then_some(("certificate", None)), token.map(|text| ("token", Some(text))));
+    let proofs = match enrollment.token {
+        Token::File(_) => [token, certificate],
+        Token::None | Token::Text(_) => [certificate, token],
+    };
+    for (name, proof) in proofs.into_iter().flatten() {
         // A new channel each time: a connection keeps showing the certificate that it began with.
         let channel = match proof {
             None => enrollment.control.channel(),
@@ -213,16 +222,15 @@ async fn attempt(
                 *asked = None;
                 return Ok(skew);
             }
-            Err(failure) => failures.push(failure),
+            Err(failure) => failures.push((name, failure)),
         }
     }
-    let skew = failures.iter().find_map(|failure| failure.skew_millis);
+    let skew = failures.iter().find_map(|(_, failure)| failure.skew_millis);
     let error = match (failures.pop(), failures.pop()) {
-        (Some(token), Some(certificate)) if token.error.to_string() != certificate.error.to_string() => {
-            let text = format!("by certificate: {}; by token: {}", certificate.error, token.error);
-            IdentityError::Control(text)
+        (Some((last, second)), Some((first, one))) if one.error.to_string() != second.error.to_string() => {
+            IdentityError::Control(format!("by {first}: {}; by {last}: {}", one.error, second.error))
         }
-        (Some(only), _) => only.error,
+        (Some((_, only)), _) => only.error,
         (None, _) => IdentityError::Control(
             "there is neither a valid certificate nor a token; make a join file with `outrigger token create`"
                 .to_owned(),

@@ -41,17 +41,24 @@ pub struct Denied {
     pub reason: String,
     /// What the caller showed is nobody's: any stranger can do that.
     pub guess: bool,
+    /// Nothing is wrong: the caller has another proof, which it shows next.
+    pub expected: bool,
 }
 
 impl Denied {
     /// Somebody whom there is a reason for.
     pub fn new(reason: String) -> Self {
-        Self { reason, guess: false }
+        Self { reason, guess: false, expected: false }
     }
 
     /// A stranger.
     pub fn guess(reason: String) -> Self {
-        Self { reason, guess: true }
+        Self { reason, guess: true, expected: false }
+    }
+
+    /// Somebody who is to show something else.
+    pub fn expected(reason: String) -> Self {
+        Self { reason, guess: false, expected: true }
     }
 }
 
@@ -123,7 +130,11 @@ impl CertificateService {
         request: &IstioCertificateRequest,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let refuse = |denied: Denied| {
-            tracing::warn!(remote = %caller.remote, reason = %denied, "certificate request refused");
+            if denied.expected {
+                tracing::debug!(remote = %caller.remote, reason = %denied, "another proof is asked for");
+            } else {
+                tracing::warn!(remote = %caller.remote, reason = %denied, "certificate request refused");
+            }
             Status::unauthenticated(denied.reason)
         };
         let (identity, by_token) = self.decide(caller).await.map_err(refuse)?;

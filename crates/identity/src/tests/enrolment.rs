@@ -175,9 +175,23 @@ async fn a_token_of_a_file_is_read_anew_each_time_it_is_shown() {
     std::fs::write(&path, "web-token\n").unwrap();
     sidecar.handle.renew_now();
     sidecar.until("enrolled", |status| status.renewals == 1).await;
-    *policy.revoked.lock() = true;
     sidecar.handle.renew_now();
     sidecar.until("renewed by the file, too", |status| status.renewals == 2).await;
+    assert_eq!(policy.renewed.load(Ordering::SeqCst), 0, "what says that the Pod is there goes first");
+    // Who writes it is away, so it ends.
+    std::fs::write(&path, "expired\n").unwrap();
+    sidecar.handle.renew_now();
+    sidecar.until("renewed by certificate", |status| status.renewals == 3).await;
+    std::fs::remove_file(&path).unwrap();
+    sidecar.handle.renew_now();
+    sidecar.until("renewed by certificate once more", |status| status.renewals == 4).await;
+    assert_eq!(policy.renewed.load(Ordering::SeqCst), 2);
+    std::fs::write(&path, "expired\n").unwrap();
+    *policy.revoked.lock() = true;
+    sidecar.handle.renew_now();
+    let status = sidecar.until("refused either way", |status| status.failures > 0).await;
+    let why = said(&status);
+    assert!(why.contains("by token: ") && why.contains("; by certificate: "), "{why}");
 }
 
 #[tokio::test]

@@ -66,6 +66,11 @@ pub(crate) fn trusting(client: Client, pods: Arc<Pods>) -> ServiceAccounts {
     }
 }
 
+/// Its API server was looked for, and found or not.
+pub(crate) fn looked(accounts: &ServiceAccounts, found: bool) {
+    accounts.issuer.fetched(if found { Ok(()) } else { Err("connection refused".to_owned()) });
+}
+
 async fn identify(accounts: ServiceAccounts, token: String) -> Result<SpiffeId, Refused> {
     let judged = accounts.judge(&token);
     accounts.identify(&token, judged).await
