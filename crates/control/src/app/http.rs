@@ -80,8 +80,8 @@ mod tests {
             .route("/", get(|| async { "yes" }))
             .route("/never", get(std::future::pending::<()>));
         let channel = Channel::Socket { user: "tester".into() };
-        let gate =
-            Gate::new(Limits { members: 4, members_per_source: 4, strangers: 4, strangers_per_source: 4 });
+        let limits = Limits { members: 4, members_per_source: 4, strangers: 4, strangers_per_source: 4 };
+        let gate = Gate::new(limits, Arc::new(|_| false));
         let ticket = Arc::new(gate.admit(Source::User(0)));
         let begun = Instant::now();
         let served = tokio::spawn(async move {

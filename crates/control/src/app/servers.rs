@@ -23,11 +23,12 @@ use tonic::service::Routes;
 
 use super::accept::{self, Listen, Peer};
 use super::balance::Leavers;
-use super::gate::{Gate, Shares};
+use super::gate::{Gate, Known, Shares};
 use super::grpc::{self, Served, Terms};
 use super::{Addresses, Parts, api, http, readiness};
 use crate::api::{Channel, members, replicas, router, same_site};
 use crate::debug;
+use crate::keeper::Keeper;
 use crate::proofs::Proofs;
 use crate::rejections::{Noting, Rejections};
 use crate::replicas::leader::Leadership;
@@ -108,7 +109,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
     let socket = bind_socket(&settings.socket_path()).await?;
     let (drain, credentials) = (parts.drain.clone(), parts.credentials.clone());
     let (traces, registry, logs) = (parts.traces.clone(), parts.registry.clone(), parts.logs.clone());
-    let (rejections, gates) = (parts.rejections.clone(), Gates::of(Shares::of(descriptors())));
+    let (rejections, gates) = (parts.rejections.clone(), Gates::of(parts.keeper.clone()));
     gates.observe(&registry);
 
     let source = XdsSource::new(
@@ -227,14 +228,19 @@ struct Gates {
 }
 
 impl Gates {
-    fn of(shares: Shares) -> Self {
+    /// As many as the process has descriptors for.
+    fn of(keeper: Keeper) -> Self {
+        let shares = Shares::of(descriptors());
+        let known: Arc<Known> =
+            Arc::new(move |ip| keeper.published().world.instances_at(ip).next().is_some());
+        let gate = |limits| Gate::new(limits, known.clone());
         Self {
-            xds: Gate::new(shares.xds),
-            management: Gate::new(shares.management),
-            injector: Gate::new(shares.injector),
-            socket: Gate::new(shares.socket),
-            otlp: Gate::new(shares.otlp),
-            query: Gate::new(shares.query),
+            xds: gate(shares.xds),
+            management: gate(shares.management),
+            injector: gate(shares.injector),
+            socket: gate(shares.socket),
+            otlp: gate(shares.otlp),
+            query: gate(shares.query),
         }
     }
 
@@ -295,8 +301,9 @@ impl Listeners {
                 let terms = match &info.identity {
                     None => Terms::STRANGER,
                     Some(identity) if identity.trust_domain() != trust_domain => Terms::FOREIGNER,
-                    Some(identity) if !ticket.promote() => {
-                        let reason = "there are as many connections as there may be, in all or from there";
+                    Some(identity) if !ticket.promote_as(identity) => {
+                        let reason =
+                            "there are as many connections as there may be, in all or of this identity";
                         return rejections.note(
                             "xds",
                             &info.remote.ip().to_string(),

@@ -271,12 +271,12 @@ pub const ROWS: &[Row] = &[
         "strangers (who",
         &[(
             "control/src/app/gate.rs",
-            &["xds: limits((…), (…).min({})),", "strangers_per_source: (strangers / {})"],
+            &["xds: limits((…), (…).min({})),", "strangers_per_source: (strangers / {})", "all * {} / 4"],
         )],
     ),
     (
-        "members, in all",
-        &[("control/src/app/gate.rs", &["xds: limits((…).min({}), (", "members_per_source: (members / {})"])],
+        "members of the xDS port",
+        &[("control/src/app/gate.rs", &["xds: limits((…).min({}), (", "(self.members / {}).max("])],
     ),
     (
         "without a certificate",
