@@ -5,6 +5,9 @@
 //! longest. One whose answer is being made stays; who is slow to take a long one waits again. A source has a quarter of all, but for those
 //! of this host. Where all are being answered, which can take long (what asks the application in somebody's place), the source that has
 //! most loses its youngest to one that has fewer.
+//!
+//! Of IPv6 whoever has an address may have all of its network of 64 bits, and whoever asks for a Pod's health may be in the Pods' own. So
+//! an address is a source within its network, which has three quarters of all and is judged as one source beside others.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -27,10 +30,18 @@ struct Occupancy {
 
 struct Entry {
     number: u64,
-    source: IpAddr,
+    origin: Origin,
     /// Since when it waits, as a number; absent while it is being answered.
     waits: Option<u64>,
     leave: Arc<Notify>,
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Origin {
+    address: IpAddr,
+    /// Of IPv6 its network of 64 bits, else the address.
+    network: IpAddr,
 }
 
 /// One connection's place; given back when dropped.
@@ -47,17 +58,34 @@ impl Crowd {
 
     /// A place, made where there is none; `None` where all are being answered.
     pub(super) fn admit(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
-        let source = source(from);
-        let share = if source.is_loopback() { self.most } else { (self.most / 4).max(1) };
+        let origin = Origin::of(from);
+        let share = if origin.address.is_loopback() { self.most } else { (self.most / 4).max(1) };
+        let of_network = (self.most * 3 / 4).max(share);
         let mut state = self.state.lock();
-        if state.of(source) >= share {
-            state.end_one(Some(source))?;
+        let is_near = |one: &Origin| one.network == origin.network;
+        if state.count(|one| one.address == origin.address) >= share {
+            state.end_waiting(|one| one.address == origin.address)?;
+        } else if state.count(is_near) >= of_network {
+            state.end_waiting(is_near).or_else(|| state.end_of_greediest(&origin, is_near))?;
         } else if state.all.len() >= self.most {
-            state.end_one(None).or_else(|| state.end_of_greediest(source))?;
+            state.end_waiting(|_| true).or_else(|| state.end_of_greediest(&origin, |_| true))?;
         }
         let (number, leave) = (state.tick(), Arc::new(Notify::new()));
-        state.all.push(Entry { number, source, waits: Some(number), leave: leave.clone() });
+        state.all.push(Entry { number, origin, waits: Some(number), leave: leave.clone() });
         Some(Place { crowd: self.clone(), number, leave })
+    }
+}
+
+impl Origin {
+    fn of(from: IpAddr) -> Self {
+        let address = from.to_canonical();
+        let network = match address {
+            IpAddr::V6(v6) if !v6.is_loopback() => {
+                Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()
+            }
+            other => other,
+        };
+        Self { address, network }
     }
 }
 
@@ -67,31 +95,40 @@ impl Occupancy {
         self.next
     }
 
-    fn of(&self, source: IpAddr) -> usize {
-        self.all.iter().filter(|entry| entry.source == source).count()
+    fn count(&self, is_it: impl Fn(&Origin) -> bool) -> usize {
+        self.all.iter().filter(|entry| is_it(&entry.origin)).count()
     }
 
-    /// Ends one that waits: of this source, or of that which has most of those.
-    fn end_one(&mut self, of: Option<IpAddr>) -> Option<()> {
-        let waiting = |source: IpAddr| {
-            self.all.iter().filter(|entry| entry.source == source && entry.waits.is_some()).count()
-        };
-        let among = self
-            .all
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.waits.is_some() && of.is_none_or(|source| entry.source == source));
-        let (at, _) =
-            among.max_by_key(|(_, entry)| (waiting(entry.source), std::cmp::Reverse(entry.waits)))?;
+    fn waiting(&self, is_it: impl Fn(&Origin) -> bool) -> usize {
+        self.all.iter().filter(|entry| entry.waits.is_some() && is_it(&entry.origin)).count()
+    }
+
+    /// Ends one of these that waits, of the network and the address that have most of those.
+    fn end_waiting(&mut self, is_among: impl Fn(&Origin) -> bool) -> Option<()> {
+        let among =
+            self.all.iter().enumerate().filter(|(_, entry)| entry.waits.is_some() && is_among(&entry.origin));
+        let (at, _) = among.max_by_key(|(_, entry)| {
+            let near = self.waiting(|one| one.network == entry.origin.network);
+            let own = self.waiting(|one| one.address == entry.origin.address);
+            (near, own, std::cmp::Reverse(entry.waits))
+        })?;
         self.all.swap_remove(at).leave.notify_one();
         Some(())
     }
 
-    /// Ends the youngest of the source that has most, if the newcomer's would not have as many then.
-    fn end_of_greediest(&mut self, newcomer: IpAddr) -> Option<()> {
-        let all = self.all.iter().enumerate();
-        let (at, entry) = all.max_by_key(|(_, entry)| (self.of(entry.source), entry.number))?;
-        (self.of(entry.source) > self.of(newcomer) + 1).then_some(())?;
+    /// Ends the youngest of whom has most among these, if the newcomer's would not have as many then: of networks, and within one of
+    /// addresses.
+    fn end_of_greediest(&mut self, newcomer: &Origin, is_among: impl Fn(&Origin) -> bool) -> Option<()> {
+        let near = |whose: &Origin| self.count(|one| one.network == whose.network);
+        let own = |whose: &Origin| self.count(|one| one.address == whose.address);
+        let among = self.all.iter().enumerate().filter(|(_, entry)| is_among(&entry.origin));
+        let (at, entry) =
+            among.max_by_key(|(_, entry)| (near(&entry.origin), own(&entry.origin), entry.number))?;
+        let has_more = match entry.origin.network == newcomer.network {
+            true => own(&entry.origin) > own(newcomer) + 1,
+            false => near(&entry.origin) > near(newcomer) + 1,
+        };
+        has_more.then_some(())?;
         self.all.swap_remove(at).leave.notify_one();
         Some(())
     }
@@ -116,16 +153,6 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.crowd.state.lock().all.retain(|entry| entry.number != self.number);
-    }
-}
-
-/// Who has an IPv6 address has all of its network of 64 bits.
-fn source(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => {
-            Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        other => other,
     }
 }
 
@@ -197,7 +224,41 @@ mod tests {
         let crowd = Crowd::new(4);
         let all: Vec<_> = (0..4).map(|_| crowd.admit([127, 0, 0, 1].into()).unwrap()).collect();
         assert!(all.iter().all(is_in));
-        assert_eq!(source("2001:db8::1:2:3:4".parse().unwrap()), source("2001:db8::9".parse().unwrap()));
-        assert_eq!(source("::ffff:192.0.2.1".parse().unwrap()), ip(1));
+    }
+
+    fn six(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_address_does_not_fill_its_networks_share_nor_one_network_the_port() {
+        assert_eq!(Origin::of(six("::ffff:192.0.2.1")), Origin::of(ip(1)));
+        let crowd = Crowd::new(16);
+        // A Pod asks what takes long, as often as it may; the kubelet, from the gateway of the same network, comes in all the same.
+        let slow: Vec<_> = (0..6).filter_map(|_| admit_asked(&crowd, six("2001:db8::7"))).collect();
+        assert_eq!(slow.len(), 4);
+        let kubelet = admit_asked(&crowd, six("2001:db8::1")).unwrap();
+        // Whoever has all addresses of the network has twelve of sixteen, and costs nobody else.
+        let many: Vec<_> =
+            (0..20).filter_map(|n| admit_asked(&crowd, six(&format!("2001:db8::1:{n:x}")))).collect();
+        assert_eq!(crowd.state.lock().all.len(), 12);
+        assert!(is_in(&kubelet) && slow.iter().any(is_in) && many.iter().any(is_in));
+        let others: Vec<_> = (0..4).filter_map(|n| admit_asked(&crowd, ip(n))).collect();
+        assert_eq!(others.len(), 4);
+        let newcomer = admit_asked(&crowd, ip(9)).unwrap();
+        assert!(is_in(&newcomer) && others.iter().all(is_in), "the network makes room, as one source");
+        // So does one of it that waits, however many wait elsewhere, one for each address.
+        let crowd = Crowd::new(16);
+        let many: Vec<_> =
+            (0..12).map(|n| crowd.admit(six(&format!("2001:db8::1:{n:x}"))).unwrap()).collect();
+        let checker: Vec<_> = (0..4).map(|_| crowd.admit(ip(1)).unwrap()).collect();
+        let newcomer = crowd.admit(ip(2)).unwrap();
+        assert!(is_in(&newcomer) && checker.iter().all(is_in) && !is_in(&many[0]));
+    }
+
+    fn admit_asked(crowd: &Arc<Crowd>, from: IpAddr) -> Option<Place> {
+        let place = crowd.admit(from)?;
+        place.is_asked(true);
+        Some(place)
     }
 }

@@ -210,7 +210,7 @@ pub const ROWS: &[Row] = &[
         "connections of a port of pages",
         &[
             ("telemetry/src/admin/server.rs", &["connections: {}, body: …, header_timeout: Duration::"]),
-            ("telemetry/src/admin/crowd.rs", &["(self.most / {}).max(1)"]),
+            ("telemetry/src/admin/crowd.rs", &["(self.most / {}).max(1)", "(self.most * {} / 4)"]),
             (
                 "telemetry/src/admin/server.rs",
                 &[
