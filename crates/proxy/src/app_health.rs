@@ -11,7 +11,6 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
-use outrigger_identity::upstream::connect_unverified;
 use outrigger_model::names;
 use outrigger_telemetry::admin::{AdminResponse, Row};
 use serde::Deserialize;
@@ -23,6 +22,10 @@ use tokio::time::timeout;
 use crate::bootstrap::time::some_duration;
 use crate::http::grpc;
 use crate::intercept::APP_PRIORITY;
+
+mod redirect;
+
+use redirect::Target;
 
 /// Of whom the bootstrap says nothing. Who asks gives up earlier.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,7 +87,7 @@ impl TryFrom<Written> for Entry {
 /// A way to ask the application; the address is where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// A GET; a status of 200 to 399 is healthy.
+    /// A GET; a status of 200 to 399 is healthy. A redirect on the same host is followed, one to another is healthy.
     Http(Http),
     /// A connection that is taken is healthy.
     Tcp(Tcp),
@@ -157,6 +160,10 @@ pub fn row(probes: BTreeMap<String, Entry>) -> Row {
     Row::new(PATH, &["GET"], help, move |request| {
         let found = probes.get(&request.tail).cloned();
         async move {
+            if request.headers.contains_key(redirect::FOLLOWED) {
+                let text = "the application redirects its probe to the sidecar, which asks the application\n";
+                return AdminResponse::status(StatusCode::LOOP_DETECTED, text);
+            }
             let Some(Entry { probe, patience }) = found else {
                 let text = format!("no probe \"{}\" in the bootstrap file (probes)\n", request.tail);
                 return AdminResponse::status(StatusCode::NOT_FOUND, text);
@@ -197,15 +204,8 @@ impl Probe {
         match self {
             Self::Http(Http { port, address, path, host, tls }) => {
                 let address = SocketAddr::new(*address, *port);
-                let asked = async {
-                    let request = get(address, path, host.as_deref(), headers)?;
-                    let tcp = to_application(address).await?;
-                    match tls {
-                        true => http(connect_unverified(tcp, address.ip()).await?, request).await,
-                        false => http(tcp, request).await,
-                    }
-                };
-                asked.await.map_err(|error: AnyError| format!("{address}: {error}"))
+                let target = Target { address, tls: *tls, path: path.clone(), host: host.clone() };
+                target.ask(headers).await
             }
             Self::Tcp(Tcp { port, address }) => {
                 let address = SocketAddr::new(*address, *port);
@@ -221,6 +221,7 @@ impl Probe {
 
 type Nothing = http_body_util::Empty<Bytes>;
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
+type Head = http::response::Parts;
 
 /// TCP to the application at any address of its host, past the sidecar.
 pub(crate) async fn to_application(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -251,9 +252,9 @@ fn get(
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Nothing>,
-) -> Result<StatusCode, AnyError> {
+) -> Result<Head, AnyError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let answered = async move { Ok(sender.send_request(request).await?.status()) };
+    let answered = async move { Ok(sender.send_request(request).await?.into_parts().0) };
     driven(answered, connection).await
 }
 

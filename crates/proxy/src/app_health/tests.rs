@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use outrigger_identity::{Authority, AuthorityOptions, ClientAuth, Credentials, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +47,67 @@ async fn the_applications_status_is_the_answer() {
     assert_eq!(tcp.ask(&HeaderMap::new()).await, Ok(StatusCode::OK));
     let nobody = Probe::Tcp(Tcp { port: 1, address: localhost() });
     assert!(nobody.ask(&HeaderMap::new()).await.unwrap_err().starts_with("127.0.0.1:1: "));
+}
+
+/// Answers what is made of the head of each request.
+async fn serving(answer: impl Fn(&str) -> String + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            let n = stream.read(&mut head).await.unwrap();
+            let answer = answer(&String::from_utf8_lossy(&head[..n]));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_redirected_probe_goes_where_it_is_sent_on_this_host_and_the_last_answer_counts() {
+    let moved = |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+    // Another port of the same host.
+    let login = serving(|head| {
+        assert!(head.starts_with("GET /login HTTP/1.1\r\n") && head.contains("x-probe: yes\r\n"), "{head}");
+        "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n".to_owned()
+    })
+    .await;
+    let asked: HeaderMap =
+        [(HeaderName::from_static("x-probe"), HeaderValue::from_static("yes"))].into_iter().collect();
+    let first = serving(move |_| moved(&format!("http://{login}/login"))).await;
+    assert_eq!(probe(first).ask(&asked).await, Ok(StatusCode::INTERNAL_SERVER_ERROR));
+    let elsewhere = serving(move |_| moved("http://shop.example/login")).await;
+    assert_eq!(probe(elsewhere).ask(&asked).await, Ok(StatusCode::FOUND), "is not asked, and no failure");
+
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let round = serving(move |_| {
+        counted.fetch_add(1, Relaxed);
+        moved("again")
+    })
+    .await;
+    let why = probe(round).ask(&asked).await.unwrap_err();
+    assert!(why.contains("redirected 10 times"), "{why}");
+    assert_eq!(count.load(Relaxed), 10);
+}
+
+/// A probe that is sent to the sidecar's own page would be asked by it again, and each of those once more.
+#[tokio::test]
+async fn a_probe_that_is_sent_back_to_the_sidecar_ends_there() {
+    let entry = Entry { probe: probe((localhost(), 1).into()), patience: None };
+    let table =
+        outrigger_telemetry::admin::Table::new("t").with(row(BTreeMap::from([("p".to_owned(), entry)])));
+    let answer = table.answer(outrigger_telemetry::admin::AdminRequest {
+        method: Method::GET,
+        path: "/app-health/p".into(),
+        tail: String::new(),
+        query: Vec::new(),
+        headers: [(redirect::FOLLOWED, HeaderValue::from_static("followed"))].into_iter().collect(),
+        body: Bytes::new(),
+        peer: (localhost(), 1).into(),
+    });
+    assert_eq!(answer.await.status, StatusCode::LOOP_DETECTED);
 }
 
 #[tokio::test]
