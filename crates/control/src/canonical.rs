@@ -21,6 +21,8 @@ pub(crate) const WORKLOAD: &str = "workload";
 
 /// Where an instance says on which node of a cluster it is.
 pub(crate) const NODE: &str = "node";
+/// Where it says in which part of its zone it is.
+pub(crate) const SUB_ZONE: &str = "subZone";
 /// Where it says for clients of which nodes and zones it is meant: with the name of a service behind it, of which that is so, and a comma between.
 pub(crate) const FOR_NODES: &str = "for-nodes/";
 pub(crate) const FOR_ZONES: &str = "for-zones/";

@@ -306,7 +306,8 @@ impl Instance {
 
     /// Where it is.
     pub fn locality(&self) -> Locality {
-        Locality { region: self.region.clone(), zone: self.zone.clone(), sub_zone: String::new() }
+        let sub_zone = self.metadata.get(canonical::SUB_ZONE).cloned().unwrap_or_default();
+        Locality { region: self.region.clone(), zone: self.zone.clone(), sub_zone }
     }
 
     /// The node of a cluster that it is on.

@@ -12,8 +12,10 @@ use crate::instance::{Instance, Protocol, State, sample};
 fn at(id: &str, host: u8, place: &str) -> Instance {
     let service = id.split('-').next().unwrap();
     let mut instance = sample(id, service, "v1", &format!("127.0.0.{host}"), 8080, Protocol::Http);
-    let (region, zone) = place.split_once('/').unwrap();
-    (instance.region, instance.zone) = (region.into(), zone.into());
+    let mut parts = place.splitn(3, '/').map(str::to_owned);
+    instance.region = parts.next().unwrap_or_default();
+    instance.zone = parts.next().unwrap_or_default();
+    instance.metadata.extend(parts.next().map(|part| ("subZone".to_owned(), part)));
     instance
 }
 
@@ -96,6 +98,34 @@ fn the_nearest_go_first_and_priorities_have_no_gap() {
     let over = "{failover: [{from: eu, to: us}]}";
     assert_eq!(priorities("eu/a", over), wanted(&[("eu/a", 0), ("eu/b", 1), ("us/a", 2), ("asia/a", 3)]));
     assert_eq!(priorities("asia/a", over), wanted(&[("asia/a", 0), ("eu/a", 1), ("eu/b", 1), ("us/a", 1)]));
+}
+
+#[test]
+fn within_a_zone_its_parts_are_nearer_and_farther() {
+    let all = vec![
+        at("web-1", 10, "eu/a/r1"),
+        at("catalog-1", 21, "eu/a/r1"),
+        at("catalog-2", 22, "eu/a/r2"),
+        at("catalog-3", 23, "eu/b/r1"),
+        at("catalog-4", 24, "us/a/r1"),
+    ];
+    let by_label = "{failoverPriority: [topology.kubernetes.io/region, topology.kubernetes.io/zone, topology.istio.io/subzone]}";
+    for setting in ["{}", by_label] {
+        let compiled = compiled(all.clone(), &rule(setting));
+        let web = scope(ClientKind::Outrigger, "web", "web-1");
+        let Some(Resource::Endpoints(set)) = get(&compiled, &web, ResourceKind::Endpoints, CATALOG) else {
+            panic!("no endpoints")
+        };
+        let place = |p: &LocalityEndpoints| {
+            (format!("{}/{}/{}", p.locality.region, p.locality.zone, p.locality.sub_zone), p.priority)
+        };
+        let found: Vec<_> = set.localities.iter().map(place).collect();
+        assert_eq!(
+            found,
+            wanted(&[("eu/a/r1", 0), ("eu/a/r2", 1), ("eu/b/r1", 2), ("us/a/r1", 3)]),
+            "{setting}"
+        );
+    }
 }
 
 #[test]

@@ -39,8 +39,8 @@ pub(super) enum Thing {
     Slice(Vec<Instance>),
 }
 
-/// Region and zone.
-pub(super) type Place = (String, String);
+/// Region, zone and sub-zone.
+pub(super) type Place = [String; 3];
 
 /// Kinds that are not rules.
 pub(super) const POD: &str = "Pod";
@@ -228,7 +228,7 @@ impl Cluster {
         let instance = self.pods.get(&named.0).and_then(|pods| pods.get(&named.1)).map(|pod| {
             let none = BTreeMap::new();
             let services = self.services.get(&named.0).unwrap_or(&none);
-            let place = self.nodes.get(&pod.node).cloned().unwrap_or_default();
+            let place = pod.place().or_else(|| self.nodes.get(&pod.node).cloned()).unwrap_or_default();
             let mut instance = instance(named, pod, services, place, &self.network);
             for written in self.slices.get(&named.0).into_iter().flat_map(|slices| slices.values().flatten())
             {
@@ -394,7 +394,7 @@ fn instance(
     named: &Named,
     pod: &Pod,
     services: &BTreeMap<String, ServiceIntent>,
-    (region, zone): Place,
+    [region, zone, sub_zone]: Place,
     network: &str,
 ) -> Instance {
     let own: Vec<(&String, &ServiceIntent)> =
@@ -406,6 +406,9 @@ fn instance(
     ]);
     for (name, said) in [(canonical::INBOUND, &pod.inbound), (canonical::ROOTS, &pod.roots)] {
         metadata.extend(said.iter().map(|said| (name.to_owned(), said.clone())));
+    }
+    if !sub_zone.is_empty() {
+        metadata.insert(canonical::SUB_ZONE.to_owned(), sub_zone);
     }
     Instance {
         id: id(named),

@@ -11,6 +11,9 @@ use crate::instance::State;
 
 /// Containers that speak the mesh's mTLS.
 const SIDECARS: [&str; 2] = [SIDECAR, "istio-proxy"];
+/// Where a Pod says where it is, whatever its node says: `region.zone.sub-zone`.
+const LOCALITY: &str = "istio-locality";
+
 /// A Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pod {
@@ -88,6 +91,13 @@ impl Pod {
             version: canonical::version(of).map(str::to_owned),
             labels,
         })
+    }
+
+    /// Its region, zone and sub-zone, where it says so itself.
+    pub(super) fn place(&self) -> Option<[String; 3]> {
+        let said = self.labels.get(LOCALITY).filter(|said| !said.is_empty())?;
+        let mut parts = said.splitn(3, '.').map(str::to_owned);
+        Some(std::array::from_fn(|_| parts.next().unwrap_or_default()))
     }
 }
 

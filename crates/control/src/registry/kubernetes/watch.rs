@@ -36,6 +36,7 @@ const BY_HAND_NETWORK: &str = "endpointslice";
 const OF_SERVICE: &str = "kubernetes.io/service-name";
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
+const SUB_ZONE: &str = "topology.istio.io/subzone";
 /// An object, what it means, what is wrong with it, and what of it has no effect, if nobody else says so.
 pub(super) type Seen = (Named, Thing, Option<String>, Vec<String>);
 /// What a watch says.
@@ -186,7 +187,7 @@ impl Kinds {
             let kubelet =
                 info.map(|info| info.kubelet_version.as_str()).filter(|said| !said.contains("-vk-"));
             let release = kubelet.filter(|_| !is_virtual).and_then(|said| said.parse().ok());
-            let place = Thing::Node((label(REGION), label(ZONE)), release);
+            let place = Thing::Node([REGION, ZONE, SUB_ZONE].map(label), release);
             (named(None, node.metadata.name.clone()), place, None, Vec::new())
         };
         said(watcher(Api::<Node>::all(self.client.clone()), config()), of)

@@ -48,7 +48,7 @@ fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
         pod.node = node.to_owned();
         Thing::Pod(Some(pod))
     };
-    let place = |zone: &str| Thing::Node(("eu".to_owned(), zone.to_owned()), None);
+    let place = |zone: &str| Thing::Node(["eu", zone, ""].map(str::to_owned), None);
     let zones = |said: &[Said]| -> Vec<(String, String)> {
         instances(said).iter().map(|instance| (instance.id.clone(), instance.zone.clone())).collect()
     };
@@ -84,6 +84,19 @@ fn ports_that_a_service_calls_opaque_are_bytes_at_its_pods_too() {
     };
     assert_eq!(spoken("{config.linkerd.io/opaque-ports: '80'}"), Protocol::Tcp);
     assert_eq!(spoken("{config.linkerd.io/opaque-ports: '9080'}"), Protocol::Http);
+}
+
+#[test]
+fn a_pod_is_where_its_node_is_to_the_sub_zone_unless_it_says_otherwise() {
+    let mut cluster = Cluster::default();
+    cluster.put(NODE, &(String::new(), "n1".into()), Thing::Node(["eu", "a", "r7"].map(str::to_owned), None));
+    let mut place = |labels: serde_json::Value| {
+        let place = instances(&cluster.put(POD, &named("a"), pod("a", labels, true)))[0].locality();
+        [place.region, place.zone, place.sub_zone]
+    };
+    assert_eq!(place(json!({"app": "reviews"})), ["eu", "a", "r7"]);
+    assert_eq!(place(json!({"app": "reviews", "istio-locality": "us.b.r1"})), ["us", "b", "r1"]);
+    assert_eq!(place(json!({"app": "reviews", "istio-locality": "us.b"})), ["us", "b", ""]);
 }
 
 /// What a sidecar calls itself in its metrics, and what others call it.
@@ -240,7 +253,7 @@ fn what_changes_nothing_for_the_mesh_is_no_news() {
     assert_eq!(cluster.put(POD, &named("a"), pod("a", labels(), true)), []);
     let unready = cluster.put(POD, &named("a"), pod("a", labels(), false));
     assert_eq!(instances(&unready)[0].state, State::Unhealthy);
-    let place = || Thing::Node(("eu".to_owned(), "eu-1".to_owned()), None);
+    let place = || Thing::Node(["eu", "eu-1", ""].map(str::to_owned), None);
     let placed = cluster.put(NODE, &(String::new(), "n1".into()), place());
     assert_eq!(instances(&placed)[0].zone, "eu-1");
     assert_eq!(cluster.put(NODE, &(String::new(), "n1".into()), place()), []);
