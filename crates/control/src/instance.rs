@@ -19,6 +19,10 @@ pub use labels::Labels;
 
 /// The longest registration, as JSON without spaces: bytes.
 pub const MAX_BYTES: usize = 16 << 10;
+/// The longest Pod: nobody registers those, and Services may mean hundreds of its ports.
+pub(crate) const MAX_OF_POD: usize = 64 << 10;
+/// What a cluster's have by themselves: two names, an address and what is between them.
+const MAX_ID: usize = 384;
 /// Addresses of one instance.
 const MAX_ADDRESSES: usize = 16;
 /// The largest weight, as of Istio's WorkloadEntry: shares are relative, and callers lay out rings by them.
@@ -193,6 +197,11 @@ impl Instance {
     /// # Errors
     /// The first field that cannot be taken.
     pub fn validate(&self) -> Result<(), String> {
+        self.validate_within(MAX_BYTES)
+    }
+
+    /// The same, with another limit of its bytes.
+    pub(crate) fn validate_within(&self, most: usize) -> Result<(), String> {
         for (field, text) in [("service", &self.service), ("namespace", &self.namespace)] {
             if !is_label(text) {
                 return Err(format!(
@@ -208,9 +217,10 @@ impl Instance {
                 self.id, self.service_account
             ));
         }
-        if self.id.is_empty() || self.id.len() > 253 || self.id.chars().any(|c| c.is_control() || c == '/') {
+        if self.id.is_empty() || self.id.len() > MAX_ID || self.id.chars().any(|c| c.is_control() || c == '/')
+        {
             return Err(format!(
-                "id: {:?} must have 1 to 253 characters, none of them '/' or a control character",
+                "id: {:?} must have 1 to {MAX_ID} characters, none of them '/' or a control character",
                 self.id
             ));
         }
@@ -225,9 +235,9 @@ impl Instance {
         }
         self.check_addresses()?;
         let bytes = serde_json::to_vec(self).map_or(0, |json| json.len());
-        if bytes > MAX_BYTES {
+        if bytes > most {
             return Err(format!(
-                "instance \"{}\" has {bytes} bytes, the most are {MAX_BYTES}; shorten labels, metadata or tags",
+                "instance \"{}\" has {bytes} bytes, the most are {most}; shorten labels, metadata or tags",
                 self.id
             ));
         }
@@ -457,6 +467,7 @@ mod tests {
         assert!(broken(|i| i.ports[0].number = 0).contains("ports[0].number"));
         assert!(broken(|i| i.ports.push(i.ports[0].clone())).contains("twice"));
         assert!(broken(|i| i.id = "a/b".into()).contains("id"));
+        assert!(broken(|i| i.id = "a".repeat(MAX_ID + 1)).contains("id"));
     }
 
     #[test]

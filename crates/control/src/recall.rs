@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use crate::instance::Instance;
+use crate::instance::{Instance, MAX_OF_POD};
 use crate::keeper::{Claims, Keeper, Published, Rule};
 use crate::registry::health::{Registered, Table};
 use crate::registry::{Item, Memories, Memory, Row, label};
@@ -160,7 +160,9 @@ enum Kept {
 impl Kept {
     fn read(self, mesh: &MeshSettings) -> Option<Item> {
         match self {
-            Self::Instance(instance) => instance.validate().is_ok().then_some(Item::Instance(instance)),
+            Self::Instance(instance) => {
+                instance.validate_within(MAX_OF_POD).is_ok().then_some(Item::Instance(instance))
+            }
             Self::Rule { namespace, file, source } => {
                 // What it means is this release's business, not of the one that kept it.
                 let mut parsed =

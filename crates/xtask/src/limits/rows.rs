@@ -318,6 +318,8 @@ pub const ROWS: &[Row] = &[
             ("control/src/instance.rs", &["MAX_BYTES", "MAX_ADDRESSES", "MAX_WEIGHT"]),
             ("control/src/registry/api.rs", &["MAX_PER_IDENTITY"]),
             ("control/src/keeper/draft/instances.rs", &["MAX_PORTS"]),
+            ("control/src/instance.rs", &["MAX_OF_POD"]),
+            ("control/src/registry/kubernetes/cluster.rs", &["MOST_OTHERS"]),
         ],
     ),
     (

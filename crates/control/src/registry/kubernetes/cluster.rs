@@ -17,7 +17,7 @@ use super::pod::Pod;
 use crate::canonical;
 use crate::described;
 use crate::inject::Release;
-use crate::instance::{Instance, Labels, MOST_ALIASES, Port, Protocol};
+use crate::instance::{Instance, Labels, MAX_OF_POD, MOST_ALIASES, Port, Protocol};
 use crate::registry::{Event, Item, Key};
 use crate::world::selected;
 
@@ -47,6 +47,9 @@ pub(super) const POD: &str = "Pod";
 pub(super) const NODE: &str = "Node";
 pub(super) const SLICE: &str = "EndpointSlice";
 pub(super) const SERVICE: &str = "Service";
+
+/// Ports of a Pod that no Service means; a sidecar takes what comes to others as well.
+const MOST_OTHERS: usize = 64;
 
 /// The port of a slice that has no name, which is no name that one could have.
 pub(super) const UNNAMED: &str = "-";
@@ -239,7 +242,7 @@ impl Cluster {
             Arc::new(instance)
         });
         let id = id(named);
-        let wrong = instance.as_ref().and_then(|instance| instance.validate().err());
+        let wrong = instance.as_ref().and_then(|instance| instance.validate_within(MAX_OF_POD).err());
         let instance = instance.filter(|_| wrong.is_none());
         match wrong {
             Some(wrong) => drop(self.refused.insert(format!("Pod {id}"), wrong)),
@@ -467,6 +470,9 @@ fn ports<'s>(pod: &Pod, services: impl Iterator<Item = &'s ServiceIntent>) -> Ve
             None => ports.push(port(number, "", protocol)),
         }
     }
+    // Those who hand out a port to each guest declare hundreds.
+    let mut others = 0..MOST_OTHERS;
+    ports.retain(|port| said.contains(&port.number) || others.next().is_some());
     ports
 }
 

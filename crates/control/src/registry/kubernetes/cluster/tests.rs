@@ -174,6 +174,29 @@ fn a_service_account_may_have_dots_and_be_long() {
     }
 }
 
+/// FTP, TURN and media servers declare a port for each guest.
+#[test]
+fn a_pod_with_hundreds_of_ports_and_the_longest_name_is_an_endpoint_as_any() {
+    let mut cluster = Cluster::default();
+    let long = "a".repeat(253);
+    let of = |ports: u16| {
+        let Thing::Pod(Some(mut pod)) = pod(&long, json!({"app": "ftp"}), true) else { panic!() };
+        pod.ports = (0..ports).map(|n| (30_000 + n, format!("passive-{}", 30_000 + n))).collect();
+        Thing::Pod(Some(pod))
+    };
+    let ports = |instance: &Instance| instance.ports.iter().map(|port| port.number).collect::<Vec<_>>();
+    let meant: Vec<String> = (0..300).map(|n| format!("{{port: {0}, name: p{0}}}", 30_400 + n)).collect();
+    let spec = format!("{{selector: {{app: ftp}}, ports: [{}]}}", meant.join(", "));
+    cluster.put(SERVICE, &named("ftp"), service("ftp", &spec));
+    let [instance] = instances(&cluster.put(POD, &named(&long), of(700))).try_into().unwrap();
+    assert_eq!(cluster.refused().next(), None);
+    assert_eq!(instance.serves(), ["ftp"]);
+    let wanted: Vec<u16> = (30_000..30_064).chain(30_400..30_700).collect();
+    assert_eq!(ports(&instance), wanted, "those that the Service means, and 64 others");
+    let [few] = instances(&cluster.put(POD, &named(&long), of(1))).try_into().unwrap();
+    assert_eq!(few.ports.len(), 301, "what nobody declares a Service means all the same");
+}
+
 #[test]
 fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
     let mut cluster = Cluster::new("net".into());
