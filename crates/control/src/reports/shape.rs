@@ -27,12 +27,11 @@ pub(super) fn status(told: &Told, generation: i64, now: &Value, at: Timestamp) -
         _ => {
             // As Istio calls it.
             let all = vec![accepted(told), reached("Reconciled", told, told.accepted)];
-            let messages: Vec<Value> = told.findings.iter().map(message).collect();
-            json!({
-                "observedGeneration": generation,
-                "conditions": conditions(all, generation, &now["conditions"], at),
-                "validationMessages": if messages.is_empty() { Value::Null } else { messages.into() },
-            })
+            let mut status = json!({"observedGeneration": generation, "conditions": conditions(all, generation, &now["conditions"], at)});
+            if let Some(messages) = messages(told, &now["validationMessages"]) {
+                status["validationMessages"] = messages;
+            }
+            status
         }
     }
 }
@@ -111,6 +110,18 @@ fn reach(told: &Told) -> String {
     format!("{have} of {of} proxies at generation {}{unheard}", told.since)
 }
 
+/// What the list becomes, if it is ours. A merge has it as a whole or not at all, and so does istiod, whose analysis writes it, too: beside
+/// that ours would only take turns, each of which wakes the other. Ours are in the conditions' messages and in Events as well.
+fn messages(told: &Told, now: &Value) -> Option<Value> {
+    let is_ours = |one: &&Value| one["type"]["code"].as_str().is_some_and(|code| code.starts_with("OUT"));
+    let (ours, theirs): (Vec<&Value>, Vec<&Value>) = now.as_array().into_iter().flatten().partition(is_ours);
+    if !theirs.is_empty() {
+        return (!ours.is_empty()).then(|| json!(theirs));
+    }
+    let messages: Vec<Value> = told.findings.iter().map(message).collect();
+    Some(if messages.is_empty() { Value::Null } else { messages.into() })
+}
+
 /// A finding as Istio has them.
 fn message(finding: &Finding) -> Value {
     let what = code::ALL.iter().find(|(code, _)| *code == finding.code).map_or("", |(_, what)| *what);
@@ -177,6 +188,28 @@ mod tests {
         let second = status(&all, 4, &first, at(60));
         assert_eq!(second["conditions"][1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
         assert_eq!(second["conditions"][2]["lastTransitionTime"], "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn messages_of_another_analysis_stay_and_ours_do_not_take_turns_with_them() {
+        let text = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: shop},
+            spec: {hosts: [web], http: [{route: [{destination: {host: web}}], nobodyKnows: 1}]}}";
+        let findings = outrigger_rules::parse("", text).findings;
+        assert!(!findings.is_empty());
+        let told = Told { findings, ..told("VirtualService") };
+        let list = "validationMessages";
+        let first = status(&told, 1, &Value::Null, at(0));
+        let ours = first[list].as_array().unwrap().clone();
+        assert!(ours[0]["type"]["code"].as_str().unwrap().starts_with("OUT"), "{ours:?}");
+        assert_eq!(status(&told, 1, &first, at(60)), first);
+        let theirs =
+            json!({"type": {"code": "IST0101", "name": "ReferencedResourceNotFound"}, "level": "ERROR"});
+        let beside = status(&told, 1, &json!({list: [theirs]}), at(0));
+        assert_eq!(beside.get(list), None, "a merge leaves what it does not name");
+        let mixed = status(&told, 1, &json!({list: [ours[0], theirs]}), at(0));
+        assert_eq!(mixed[list], json!([theirs]));
+        let mended = status(&Told { findings: Vec::new(), ..told }, 2, &first, at(60));
+        assert_eq!(mended.get(list), Some(&Value::Null), "ours go with what was wrong");
     }
 
     #[test]
