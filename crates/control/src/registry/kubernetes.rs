@@ -6,7 +6,8 @@
 //!
 //! A kind that the cluster knows no longer takes its objects with it, once the API server says that its definition has gone; that it finds
 //! no objects it also says while it starts. A watch that breaks goes on from where it was; one that is too old lists anew, and what is missing then has gone. While the API server
-//! is away everything holds. It is asked for its version every ten seconds, so that silence is told from rest.
+//! is away everything holds. It is asked for its version every ten seconds, so that silence is told from rest, and how far its storage has
+//! come: one that was restored from a backup is behind where our watches go on from, and they would hear nothing until it is there again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ mod watch;
 
 use cluster::{Cluster, NODE, Named, Said, Thing};
 use releases::Releases;
-use watch::{Kinds, News};
+use watch::{Kinds, News, Watch};
 
 /// Between two questions whether the API server is there.
 const PING: Duration = Duration::from_secs(10);
@@ -123,6 +124,8 @@ pub struct Kubernetes {
     /// Something is wrong that was not, or the other way round.
     untold: bool,
     told: Option<Instant>,
+    /// How far the cluster's storage had come when it was asked last.
+    reached: Option<u64>,
 }
 
 impl Kubernetes {
@@ -146,6 +149,7 @@ impl Kubernetes {
             begun: None,
             untold: false,
             told: None,
+            reached: None,
         }
     }
 
@@ -298,31 +302,7 @@ impl Registry for Kubernetes {
                     }
                 }
                 pong = pongs.recv() => match pong {
-                    Some(Ok(release)) => {
-                        voice.is_there();
-                        self.releases.api(release);
-                        voice.release(self.releases.oldest());
-                        self.tell(voice);
-                        for kind in self.suspects(&kinds) {
-                            if kinds.is_gone(kind).await {
-                                tracing::info!(kind, "the cluster knows it no longer, and its rules have gone with it");
-                                watches.remove(kind);
-                                kinds.forget(kind);
-                                let said = self.forget(kind);
-                                self.pass_on(said, voice).await?;
-                            }
-                        }
-                        // One whose version the cluster has no longer is watched in another.
-                        for (kind, _) in self.failed.extract_if(|_, times| *times >= FAILURES) {
-                            kinds.forget(kind);
-                        }
-                        // Kinds may be defined at any time.
-                        let found = tokio::time::timeout(PATIENCE, kinds.discover()).await;
-                        for (kind, watch) in found.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
-                            tracing::info!(kind, "watched from its beginning");
-                            watches.insert(kind, watch);
-                        }
-                    }
+                    Some(Ok(pong)) => self.pong(pong, &mut kinds, &mut watches, voice).await?,
                     Some(Err(why)) => {
                         self.failed.clear();
                         voice.health.failed(why);
@@ -335,6 +315,54 @@ impl Registry for Kubernetes {
 }
 
 impl Kubernetes {
+    /// The API server is there.
+    async fn pong(
+        &mut self,
+        Pong { release, reached }: Pong,
+        kinds: &mut Kinds,
+        watches: &mut StreamMap<&'static str, Watch>,
+        voice: &Voice,
+    ) -> Result<(), String> {
+        voice.is_there();
+        self.releases.api(release);
+        voice.release(self.releases.oldest());
+        self.tell(voice);
+        if self.is_set_back(reached) {
+            tracing::warn!(
+                "the cluster's storage is behind where it was, as after a restore: all is listed anew"
+            );
+            for kind in watches.keys().copied().collect::<Vec<_>>() {
+                watches.insert(kind, kinds.watch(kind));
+            }
+        }
+        for kind in self.suspects(kinds) {
+            if kinds.is_gone(kind).await {
+                tracing::info!(kind, "the cluster knows it no longer, and its rules have gone with it");
+                watches.remove(kind);
+                kinds.forget(kind);
+                let said = self.forget(kind);
+                self.pass_on(said, voice).await?;
+            }
+        }
+        // One whose version the cluster has no longer is watched in another.
+        for (kind, _) in self.failed.extract_if(|_, times| *times >= FAILURES) {
+            kinds.forget(kind);
+        }
+        // Kinds may be defined at any time.
+        let found = tokio::time::timeout(PATIENCE, kinds.discover()).await;
+        for (kind, watch) in found.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
+            tracing::info!(kind, "watched from its beginning");
+            watches.insert(kind, watch);
+        }
+        Ok(())
+    }
+
+    /// Whether the storage was further already. What does not count gives no versions that can be compared.
+    fn is_set_back(&mut self, reached: Option<u64>) -> bool {
+        let Some(now) = reached else { return false };
+        self.reached.replace(now).is_some_and(|before| now < before)
+    }
+
     async fn news(&mut self, kind: &'static str, news: News, voice: &Voice) -> Result<(), String> {
         let event = match news {
             Ok(event) => event,
@@ -396,12 +424,38 @@ fn is_news(kind: &str, news: &[Said]) -> bool {
     news.iter().any(|(part, event)| *part == kind && matches!(event, Event::Upsert(Item::Rule(_))))
 }
 
+/// What an API server that is there says of itself.
+struct Pong {
+    release: Option<Release>,
+    /// The version of the last change that is stored.
+    reached: Option<u64>,
+}
+
+/// How far the storage has come. A listing that names no version is of what is stored, not of what an API server remembers.
+async fn reached(client: &Client) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Listed {
+        metadata: At,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct At {
+        resource_version: String,
+    }
+    let request = http::Request::get("/api/v1/services?limit=1").body(Vec::new()).ok()?;
+    let listed = tokio::time::timeout(PATIENCE, client.request::<Listed>(request)).await;
+    listed.ok()?.ok()?.metadata.resource_version.parse().ok()
+}
+
 /// Asks for the version, for ever.
-async fn ping(client: Client, pong: mpsc::Sender<Result<Option<Release>, String>>) {
+async fn ping(client: Client, pong: mpsc::Sender<Result<Pong, String>>) {
     loop {
         let asked = tokio::time::timeout(PATIENCE, client.apiserver_version()).await;
         let answer = match asked {
-            Ok(Ok(said)) => Ok(said.git_version.parse().ok()),
+            Ok(Ok(said)) => {
+                let release = said.git_version.parse().ok();
+                Ok(Pong { release, reached: reached(&client).await })
+            }
             Ok(Err(error)) => Err(format!("the API server does not answer: {error}")),
             Err(_) => Err(format!("the API server did not answer within {PATIENCE:?}")),
         };

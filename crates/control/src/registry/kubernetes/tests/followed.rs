@@ -1,6 +1,7 @@
 //! A cluster that is followed over HTTP: its releases, watches that are too old, an API server that fails.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use axum::body::Body;
 use axum::http::{StatusCode, Uri};
@@ -197,6 +198,53 @@ async fn too_old(answer: impl Fn() -> Response + Clone + Send + Sync + 'static) 
     let listed = watched + asked[watched..].iter().position(|word| word == "list").unwrap();
     let pings = |words: &[String]| words.iter().filter(|word| *word == PINGED).count();
     assert!(pings(&asked[watched..listed]) == 0 || pings(&asked[..listed]) == 1, "{asked:?}");
+}
+
+/// A backup that is put back: watches would go on from a place that the storage has not reached, and hear nothing.
+#[tokio::test]
+async fn a_cluster_that_was_restored_is_listed_anew_though_its_watches_are_well() {
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop", "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
+            "status": {"phase": "Running", "podIP": format!("10.1.0.{}", name.len()), "conditions": [{"type": "Ready", "status": "True"}]},
+        })
+    };
+    // Once it was listed, and said how far it had come.
+    let (is_listed, is_asked) = (AtomicBool::new(false), AtomicBool::new(false));
+    let before = Arc::new((is_listed, is_asked));
+    let cluster = Played::start(move |uri| {
+        let (is_listed, is_asked) = &*before;
+        let is_restored = is_listed.load(SeqCst) && is_asked.load(SeqCst);
+        let version = if is_restored { 50 } else { 100 };
+        match uri.path() {
+            _ if is_watch(uri) => None,
+            "/api/v1/pods" => {
+                is_listed.store(true, SeqCst);
+                let pods = if is_restored { vec![pod("web-1")] } else { vec![pod("web-1"), pod("web-23")] };
+                Some(Json(list(version, &pods)).into_response())
+            }
+            "/api/v1/services" => {
+                // How far it has come, not what there is.
+                let is_question =
+                    uri.query().is_some_and(|query| query.split('&').any(|word| word == "limit=1"));
+                is_asked.fetch_or(is_question, SeqCst);
+                Some(Json(list(version, &[])).into_response())
+            }
+            _ => None,
+        }
+    })
+    .await;
+    let said = cluster
+        .followed(async |_, mut words| {
+            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
+            match words.recv().await {
+                Some(Word::Event(source, event)) => (source.part.clone(), event),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await;
+    assert_eq!(said, (POD.to_owned(), Event::Remove(Key::Instance("web-23.shop".into()))));
 }
 
 /// One kind fails, and is asked for less and less; the others are followed meanwhile.
