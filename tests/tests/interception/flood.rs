@@ -251,12 +251,12 @@ async fn a_sidecar_serves_as_many_as_its_hard_limit_of_open_files_lets_it() {
     }
 }
 
-/// Says a word and waits until it comes back.
+/// Says a word, which is a line and so no beginning of a request, and waits until it comes back.
 async fn is_answered(stream: &mut TcpStream) -> bool {
     let mut heard = Vec::new();
     let talk = async {
-        stream.write_all(b"word").await?;
-        while !heard.ends_with(b"word") {
+        stream.write_all(b"word\n").await?;
+        while !heard.ends_with(b"word\n") {
             if stream.read_buf(&mut heard).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }

@@ -1,6 +1,6 @@
 //! Every listener of the control plane, bound before any of them serves.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ impl Gates {
     fn of(keeper: Keeper) -> Self {
         let shares = Shares::of(descriptors());
         let known: Arc<Known> =
-            Arc::new(move |ip| keeper.published().world.instances_at(ip).next().is_some());
+            Arc::new(move |ip: IpAddr| keeper.published().world.instances_at(ip).next().is_some());
         let gate = |limits| Gate::new(limits, known.clone());
         Self {
             xds: gate(shares.xds),

@@ -72,7 +72,7 @@ impl Target {
             Some(rest) => self.led_to(tls, rest),
             // `http:path` is nobody's.
             None if rest.len() < location.len() => None,
-            None => self.with(self.tls, self.address, self.host.clone(), &self.resolved(rest)),
+            None => Self::at(self.address, self.tls, self.host.clone(), &self.resolved(rest)),
         }
     }
 
@@ -83,10 +83,10 @@ impl Target {
         let ip = host.parse::<IpAddr>().ok().filter(|ip| *ip == self.address.ip())?;
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        self.with(tls, SocketAddr::new(ip, port), Some(authority.to_string()), &path)
+        Self::at(SocketAddr::new(ip, port), tls, Some(authority.to_string()), &path)
     }
 
-    fn with(&self, tls: bool, address: SocketAddr, host: Option<String>, path: &str) -> Option<Self> {
+    fn at(address: SocketAddr, tls: bool, host: Option<String>, path: &str) -> Option<Self> {
         let path = path.parse::<PathAndQuery>().ok()?.as_str().to_owned();
         Some(Self { address, tls, path, host })
     }
