@@ -1,5 +1,6 @@
 //! What is registered: the shape of the management API's instances, filled from the bootstrap file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,6 +23,9 @@ pub struct Own {
     incarnation: String,
 }
 
+/// Where an instance says in which part of its zone it is.
+const SUB_ZONE: &str = "subZone";
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Instance<'a> {
@@ -33,7 +37,7 @@ struct Instance<'a> {
     network: &'a str,
     ports: &'a [Port],
     labels: &'a BTreeMap<String, String>,
-    metadata: &'a BTreeMap<String, String>,
+    metadata: Cow<'a, BTreeMap<String, String>>,
     tags: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,
@@ -97,6 +101,10 @@ impl Own {
     pub(super) fn body(&self, state: Standing, local: IpAddr) -> Vec<u8> {
         let (section, node) = (&self.section, &self.node);
         let local = [local.to_canonical()];
+        let mut metadata = Cow::Borrowed(&section.metadata);
+        if !node.locality.sub_zone.is_empty() && !metadata.contains_key(SUB_ZONE) {
+            metadata.to_mut().insert(SUB_ZONE.to_owned(), node.locality.sub_zone.clone());
+        }
         let instance = Instance {
             id: &node.id,
             service: self.service(),
@@ -105,7 +113,7 @@ impl Own {
             network: &section.network,
             ports: &section.ports,
             labels: &section.labels,
-            metadata: &section.metadata,
+            metadata,
             tags: &section.tags,
             version: Some(node.version.as_str()).filter(|version| !version.is_empty()),
             weight: section.weight,
@@ -128,11 +136,25 @@ mod tests {
     use super::*;
 
     fn body(more: &str) -> Value {
-        let text = format!("node: {{id: c1, version: v2}}\nstate_dir: /s\n{more}\n");
+        body_of("id: c1, version: v2", more)
+    }
+
+    fn body_of(node: &str, more: &str) -> Value {
+        let text = format!("node: {{{node}}}\nstate_dir: /s\n{more}\n");
         let bootstrap = Bootstrap::parse(Path::new("b"), &text).unwrap();
         let identity = SpiffeId::workload("cluster.local", "shop", "catalog").unwrap();
         let own = Own::new(&bootstrap, bootstrap.register.as_ref().unwrap(), &identity);
         serde_json::from_slice(&own.body(Standing::Unhealthy, "10.0.0.7".parse().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn a_place_is_the_nodes_to_the_sub_zone() {
+        let node = "id: c1, locality: {region: eu, zone: a, sub_zone: r7}";
+        let said = body_of(node, "register: {ports: [{number: 80}]}");
+        assert_eq!((&said["region"], &said["zone"]), (&json!("eu"), &json!("a")));
+        assert_eq!(said["metadata"], json!({"subZone": "r7"}));
+        let said = body_of(node, "register: {ports: [{number: 80}], metadata: {subZone: r8, rack: '7'}}");
+        assert_eq!(said["metadata"], json!({"subZone": "r8", "rack": "7"}), "what is written goes first");
     }
 
     #[test]
@@ -147,5 +169,6 @@ mod tests {
         assert_eq!((&said["addresses"], &said["service"]), (&json!(["127.0.0.5"]), &json!("shelf")));
         let said = body("register: {addresses: ['10.1.1.1', '::5'], ports: [{number: 80}]}");
         assert_eq!(said["addresses"], json!(["10.1.1.1", "::5"]));
+        assert_eq!(said["metadata"], json!({}));
     }
 }
