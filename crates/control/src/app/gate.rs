@@ -39,7 +39,7 @@ impl Limits {
 
     fn members_of(&self, tally: &Tally) -> usize {
         match tally {
-            Tally::Ring(Ring::Source(_)) => self.members_per_source,
+            Tally::Ring(Ring::Source(_)) | Tally::Part(..) => self.members_per_source,
             Tally::Ring(Ring::Network(_)) => of_network(self.members).max(self.members_per_source),
             Tally::Identity(_) => (self.members / 2).max(self.members_per_source),
         }
@@ -78,6 +78,8 @@ enum Ring {
 enum Tally {
     Ring(Ring),
     Identity(SpiffeId),
+    /// What of an identity comes from one source: one Pod that runs wild leaves others of its account their places.
+    Part(SpiffeId, Source),
 }
 
 /// Where a connection comes from.
@@ -233,7 +235,8 @@ impl Ticket {
 
     /// The same of somebody who has proved an identity, wherever it is.
     pub(super) fn promote_as(&self, identity: &SpiffeId) -> bool {
-        self.join(vec![Tally::Identity(identity.clone())])
+        let part = Tally::Part(identity.clone(), self.origin.source);
+        self.join(vec![Tally::Identity(identity.clone()), part])
     }
 
     fn join(&self, tallies: Vec<Tally>) -> bool {
@@ -457,6 +460,9 @@ mod tests {
         };
         let members: Vec<Ticket> = (0..6_000).filter_map(|n| join(n, n % 8)).collect();
         assert_eq!(members.len(), 6_000, "of one /64");
+        let host: Vec<Ticket> = (0..20_000).map_while(|_| join(0xffff, 98)).collect();
+        assert_eq!(host.len(), 5_000, "a source of it a quarter");
+        drop(host);
         let wild: Vec<Ticket> = (0..20_000).map_while(|n| join(n, 99)).collect();
         assert_eq!(wild.len(), 10_000, "one identity has a half");
         assert!(join(7, 7).is_some() && members[0].promote_as(&identity(0)), "again is no harm");

@@ -276,7 +276,10 @@ pub const ROWS: &[Row] = &[
     ),
     (
         "members of the xDS port",
-        &[("control/src/app/gate.rs", &["xds: limits((…).min({}), (", "(self.members / {}).max("])],
+        &[(
+            "control/src/app/gate.rs",
+            &["xds: limits((…).min({}), (", "(self.members / {}).max(", "members_per_source: (members / {})"],
+        )],
     ),
     (
         "without a certificate",
