@@ -16,11 +16,13 @@ mod least_of;
 mod least_request;
 mod maglev;
 mod peak_ewma;
+pub mod places;
 mod random;
 mod ring_hash;
 mod round_robin;
 pub mod spread;
 
+use places::Places;
 use round_robin::Turns;
 
 /// Where another one is wanted, it is drawn so often: somebody has to take the request.
@@ -42,6 +44,8 @@ pub struct Level {
     turns: Turns,
     table: HashTable,
     warming: Option<Warming>,
+    /// Where these have weights: in those of the members they are contained as long as all serve.
+    places: Option<Box<Places>>,
 }
 
 /// Some members came lately and get less than their share.
@@ -67,6 +71,8 @@ pub enum Candidates<'a> {
     All(&'a Level),
     /// These indices, in order.
     Some(&'a Level, &'a [u32]),
+    /// These, and of all of the level the weights that hold instead of its own.
+    Scaled(&'a Level, &'a [u32], &'a [u32]),
 }
 
 impl Level {
@@ -99,7 +105,18 @@ impl Level {
             Balance::Maglev { size } => HashTable::Maglev(maglev::table(&keys(), size.max(2))),
         };
         let total = members.len() as u32;
-        Self { priority, total, members, weights, cumulative, turns, table, warming: None }
+        Self { priority, total, members, weights, cumulative, turns, table, warming: None, places: None }
+    }
+
+    /// Its members are in places that have weights.
+    pub fn in_places(mut self, places: Option<Box<Places>>) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// Its places, where they have weights.
+    pub fn places(&self) -> Option<&Places> {
+        self.places.as_deref()
     }
 
     /// Among so many in all.
@@ -128,14 +145,22 @@ impl Level {
 impl<'a> Candidates<'a> {
     fn level(&self) -> &'a Level {
         match self {
-            Self::All(level) | Self::Some(level, _) => level,
+            Self::All(level) | Self::Some(level, _) | Self::Scaled(level, ..) => level,
+        }
+    }
+
+    /// The weights of all of the level, by which those among them are chosen.
+    fn weights(&self) -> &'a [u32] {
+        match self {
+            Self::All(level) | Self::Some(level, _) => &level.weights,
+            Self::Scaled(_, _, weights) => weights,
         }
     }
 
     fn len(&self) -> usize {
         match self {
             Self::All(level) => level.members.len(),
-            Self::Some(_, indices) => indices.len(),
+            Self::Some(_, indices) | Self::Scaled(_, indices, _) => indices.len(),
         }
     }
 
@@ -143,11 +168,11 @@ impl<'a> Candidates<'a> {
     fn indices(&self) -> impl Iterator<Item = usize> + '_ {
         let some = match self {
             Self::All(_) => &[],
-            Self::Some(_, indices) => *indices,
+            Self::Some(_, indices) | Self::Scaled(_, indices, _) => *indices,
         };
         let all = match self {
             Self::All(level) => 0..level.members.len(),
-            Self::Some(..) => 0..0,
+            Self::Some(..) | Self::Scaled(..) => 0..0,
         };
         all.chain(some.iter().map(|index| *index as usize))
     }
@@ -156,7 +181,7 @@ impl<'a> Candidates<'a> {
     fn takes(&self, index: u32) -> bool {
         match self {
             Self::All(_) => true,
-            Self::Some(_, indices) => indices.binary_search(&index).is_ok(),
+            Self::Some(_, indices) | Self::Scaled(_, indices, _) => indices.binary_search(&index).is_ok(),
         }
     }
 
@@ -164,8 +189,9 @@ impl<'a> Candidates<'a> {
     fn weighted(&self, random: impl FnOnce(u64) -> u64) -> usize {
         match self {
             Self::All(level) => level.by_ticket(random(level.cumulative.last().copied().unwrap_or(1))),
-            Self::Some(level, indices) => {
-                let weight = |i: &u32| u64::from(level.weights[*i as usize]);
+            Self::Some(_, indices) | Self::Scaled(_, indices, _) => {
+                let weights = self.weights();
+                let weight = |i: &u32| u64::from(weights[*i as usize]);
                 let mut ticket = random(indices.iter().map(weight).sum());
                 let found = indices.iter().find(|i| {
                     let taken = ticket < weight(i);
@@ -196,7 +222,7 @@ pub fn pick<'a>(
         0 => return None,
         1 => match candidates {
             Candidates::All(_) => 0,
-            Candidates::Some(_, indices) => indices[0] as usize,
+            Candidates::Some(_, indices) | Candidates::Scaled(_, indices, _) => indices[0] as usize,
         },
         _ => choose(policy, candidates, cursor, hash),
     };

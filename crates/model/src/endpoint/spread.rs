@@ -73,7 +73,12 @@ impl Bearing {
         let members = place.endpoints.len() as u32;
         let forgives = draining <= serving;
         let total = if forgives { members - draining } else { members };
-        Self { serving, total, weight: borne(place.weight, serving, total), sum, forgives }
+        Self { forgives, ..Self::with(place.weight, serving, total, sum) }
+    }
+
+    /// Of a place with a weight, when so many of its endpoints serve, whose weights make this sum.
+    pub fn with(weight: u32, serving: u32, total: u32, sum: u64) -> Self {
+        Self { serving, total, weight: borne(weight, serving, total), sum, forgives: false }
     }
 
     /// Whether those that drain move nobody elsewhere.

@@ -6,7 +6,7 @@ use outrigger_model::cluster::LeastOf;
 use super::Candidates;
 
 pub(super) fn pick(of: LeastOf, candidates: &Candidates<'_>, mut random: impl FnMut(u64) -> u64) -> usize {
-    let level = candidates.level();
+    let (level, weights) = (candidates.level(), candidates.weights());
     let load = |index: usize| {
         let in_flight = f64::from(level.members[index].in_flight());
         let load = match of.bias {
@@ -15,7 +15,7 @@ pub(super) fn pick(of: LeastOf, candidates: &Candidates<'_>, mut random: impl Fn
             0 => 0.0,
             bias => in_flight.powf(f64::from(bias) / 1000.0),
         };
-        load / f64::from(level.weights[index])
+        load / f64::from(weights[index])
     };
     if let Some(choices) = of.choices {
         let first = candidates.weighted(&mut random);
@@ -31,7 +31,7 @@ pub(super) fn pick(of: LeastOf, candidates: &Candidates<'_>, mut random: impl Fn
     // Of those that are alike one by weight: each takes the place of the one before as often as its share is.
     let mut best = (f64::INFINITY, 0, 0_u64);
     for index in candidates.indices() {
-        let (own, weight) = (load(index), u64::from(level.weights[index]));
+        let (own, weight) = (load(index), u64::from(weights[index]));
         if own < best.0 {
             best = (own, index, weight);
         } else if own <= best.0 {

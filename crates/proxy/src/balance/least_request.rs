@@ -4,11 +4,10 @@
 use super::Candidates;
 
 pub(super) fn pick(candidates: &Candidates<'_>, mut random: impl FnMut(u64) -> u64) -> usize {
-    let level = candidates.level();
+    let (level, weights) = (candidates.level(), candidates.weights());
     let first = candidates.weighted(&mut random);
     let second = candidates.weighted(&mut random);
     // in_flight / weight, compared without dividing.
-    let load =
-        |i: usize, other: usize| u64::from(level.members[i].in_flight()) * u64::from(level.weights[other]);
+    let load = |i: usize, other: usize| u64::from(level.members[i].in_flight()) * u64::from(weights[other]);
     if load(second, first) < load(first, second) { second } else { first }
 }

@@ -60,6 +60,8 @@ pub(super) fn pick(candidates: &Candidates<'_>, cursor: &AtomicUsize) -> usize {
     let level = candidates.level();
     let step = || cursor.fetch_add(1, Relaxed);
     match (&level.turns, candidates) {
+        // The order is made of other weights.
+        (_, Candidates::Scaled(..)) => candidates.weighted(|of| ticket(step(), of)),
         (Turns::Equal, Candidates::All(level)) => step() % level.members.len(),
         // Over the usable ones only: skipping in the full order would give the neighbour of an ejected one its share.
         (Turns::Equal, Candidates::Some(_, indices)) => indices[step() % indices.len()] as usize,

@@ -10,6 +10,7 @@ use outrigger_model::endpoint::spread::{Bearing, shares};
 use outrigger_model::endpoint::{EndpointSet, Health as Reported};
 
 use crate::balance::Level;
+use crate::balance::places::{Places, fitted};
 use crate::balance::spread::Spread;
 use crate::runtime::endpoint::EndpointState;
 use crate::runtime::reports;
@@ -42,9 +43,27 @@ struct Group {
     /// How many endpoints it has, with those that should take requests and cannot.
     total: u32,
     members: Vec<(Arc<EndpointState>, u32)>,
+    /// Of these members, where places have weights.
+    places: Option<Box<Places>>,
 }
 
 impl Group {
+    /// Leaves only those that serve; a place loses of its weight what those that are left of it cannot bear.
+    fn keep_serving(&mut self) {
+        let serves: Vec<bool> = self.members.iter().map(|(member, _)| member.serves).collect();
+        if serves.iter().all(|serves| *serves) {
+            return;
+        }
+        if let Some(places) = &mut self.places {
+            let weights = places.weights(|at| serves[at]);
+            places.retain(|at| serves[at]);
+            for ((_, weight), left) in self.members.iter_mut().zip(weights) {
+                *weight = left;
+            }
+        }
+        self.members.retain(|(member, _)| member.serves);
+    }
+
     /// Gives its members the weights that their reports make, where any of them reports.
     fn weigh(&mut self, rules: &LoadReports) {
         let now = Instant::now();
@@ -54,6 +73,8 @@ impl Group {
         for ((_, weight), reported) in self.members.iter_mut().zip(weights) {
             *weight = reported;
         }
+        // They hold whatever the places are.
+        self.places = None;
     }
 }
 
@@ -65,9 +86,12 @@ impl EndpointTable {
         let (mut all, mut priorities) = (Vec::with_capacity(set.len()), Vec::with_capacity(set.len()));
         let mut members: BTreeMap<u32, Vec<(Arc<EndpointState>, u64)>> = BTreeMap::new();
         let mut totals: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut places: BTreeMap<u32, Places> = BTreeMap::new();
         for locality in &set.localities {
             let bearing = Bearing::of(locality);
             *totals.entry(locality.priority).or_default() += bearing.total;
+            let places = places.entry(locality.priority).or_default();
+            places.add(locality.weight, bearing.total);
             for config in &locality.endpoints {
                 let endpoint = Arc::new(EndpointState::new(config, known.get(&config.address).copied()));
                 all.push(endpoint.clone());
@@ -77,12 +101,14 @@ impl EndpointTable {
                     continue;
                 }
                 let part = bearing.part(config.weight);
+                places.add_member(config.weight);
                 members.entry(locality.priority).or_default().push((endpoint, part));
             }
         }
         let group = |(priority, members)| {
             let total = totals.get(&priority).copied().unwrap_or(0);
-            Group { priority, total, members: scaled(members) }
+            let places = places.remove(&priority).filter(Places::share).map(Box::new);
+            Group { priority, total, members: scaled(members), places }
         };
         let groups = members.into_iter().map(group).collect();
         let judged = before.is_judged();
@@ -96,6 +122,7 @@ impl EndpointTable {
             priority: level.priority,
             total: level.total,
             members: level.weighted().map(|(member, weight)| (member.clone(), weight)).collect(),
+            places: level.places().cloned().map(Box::new),
         };
         let groups = match self.candidates.is_empty() {
             true => self.levels.iter().map(of_level).collect(),
@@ -135,7 +162,7 @@ impl EndpointTable {
                 let passing = passing(&groups, first);
                 self.turn(&mut groups, |endpoint| passing.contains(&verdict(endpoint, first)));
                 self.candidates.clone_from(&groups);
-                groups.iter_mut().for_each(|group| group.members.retain(|(member, _)| member.serves));
+                groups.iter_mut().for_each(Group::keep_serving);
             }
             // Of those that checks had kept away.
             false => self.turn(&mut groups, |_| true),
@@ -150,7 +177,7 @@ impl EndpointTable {
         }
         let level = |group: Group| {
             let level = Level::new(group.priority, group.members, cluster.balance);
-            level.warming(cluster.warmup).among(group.total)
+            level.warming(cluster.warmup).among(group.total).in_places(group.places)
         };
         self.levels = groups.into_iter().filter(|group| !group.members.is_empty()).map(level).collect();
         // The members of a level are those that are healthy.
@@ -212,7 +239,5 @@ fn passing(groups: &[Group], first: Verdict) -> &'static [Verdict] {
 /// Weights as a level takes them, in the same proportion to each other.
 fn scaled(members: Vec<(Arc<EndpointState>, u64)>) -> Vec<(Arc<EndpointState>, u32)> {
     let most = members.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
-    let divisor = most / u64::from(u32::MAX) + 1;
-    let fitted = |weight: u64| u32::try_from(weight / divisor).unwrap_or(u32::MAX).max(1);
-    members.into_iter().map(|(member, weight)| (member, fitted(weight))).collect()
+    members.into_iter().map(|(member, weight)| (member, fitted(weight, most))).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_model::cluster::{Balance, LeastOf, Warmup};
+use outrigger_model::cluster::{Balance, CheckHow, HealthCheck, LeastOf, Outlier, TcpCheck, Warmup};
 use outrigger_model::endpoint::{Endpoint, Health as Reported, LocalityEndpoints};
 
 use super::*;
@@ -171,4 +171,79 @@ fn keys_stay_where_they_are_when_an_endpoint_leaves_and_the_tables_are_made_anew
         println!("{balance:?}, {n} endpoints: {kept:.4} of all keys stay, {strayed:.4} stray");
         assert!(strayed <= bound, "{balance:?}, {n}: {strayed} of all keys stray, {kept} stay");
     }
+}
+
+/// A place of four with three quarters of all requests, and a place of one.
+fn of_four_and_of_one() -> Vec<LocalityEndpoints> {
+    vec![place(0, 75, (0..4).map(|n| endpoint(n, 1)).collect()), place(0, 25, vec![endpoint(4, 1)])]
+}
+
+/// How many of four are down, and what then stays in their place: all of its weight while 5 of 7 serve, then 1.4 times the part that does.
+const STAYS: [(usize, f64); 3] = [(1, 0.75), (2, 52.5 / 77.5), (3, 26.25 / 51.25)];
+
+#[tokio::test(start_paused = true)]
+async fn a_place_keeps_its_share_while_ejections_leave_enough_of_it() {
+    for balance in [Balance::Random, Balance::LeastRequest, Balance::RoundRobin, BY_CHANCE[3]] {
+        for (down, stays) in STAYS {
+            let outlier =
+                Some(Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() });
+            let config = Cluster { balance, outlier, ..Cluster::new("c") };
+            let cluster = ClusterHandle::new(0, Arc::new(config), None).unwrap();
+            cluster.update(&EndpointSet::new("c", of_four_and_of_one()));
+            for endpoint in cluster.endpoints().all.iter().take(down) {
+                cluster.report(endpoint, Outcome::Status(500), None);
+                assert!(cluster.ejection(endpoint).is_some());
+            }
+            let counts = counts(&cluster);
+            let what = format!("{balance:?}, {down} of 4 ejected");
+            assert_eq!(counts.len(), 5 - down, "{what}");
+            is_share(DRAWS - counts[&address(4)], stays, &what);
+            is_share(counts[&address(3)], stays / (4 - down) as f64, &what);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_keeps_its_share_while_checks_leave_enough_of_it() {
+    let check =
+        HealthCheck { unhealthy_threshold: 1, ..HealthCheck::new(CheckHow::Tcp(TcpCheck::default())) };
+    for balance in [Balance::Random, Balance::LeastRequest, Balance::RoundRobin] {
+        for (down, stays) in STAYS {
+            let config =
+                Cluster { balance, health_check: Some(Box::new(check.clone())), ..Cluster::new("c") };
+            let cluster = ClusterHandle::new(0, Arc::new(config), None).unwrap();
+            cluster.update(&EndpointSet::new("c", of_four_and_of_one()));
+            let all = cluster.endpoints().all.clone();
+            for (at, endpoint) in all.iter().enumerate() {
+                let failed = || Failed { why: "it does not answer".into(), at_once: false, network: true };
+                cluster.judge(endpoint, if at < down { Err(failed()) } else { Ok(()) });
+            }
+            let counts = counts(&cluster);
+            let what = format!("{balance:?}, {down} of 4 fail");
+            assert_eq!(counts.len(), 5 - down, "{what}");
+            is_share(DRAWS - counts[&address(4)], stays, &what);
+            is_share(counts[&address(3)], stays / (4 - down) as f64, &what);
+        }
+    }
+}
+
+/// A retry goes by the same weights, among those that were not tried.
+#[tokio::test(start_paused = true)]
+async fn who_was_tried_takes_nothing_from_the_weight_of_its_place() {
+    let outlier = Some(Outlier { consecutive_5xx: 1, max_ejection_percent: 100, ..Outlier::default() });
+    let config = Cluster { balance: Balance::Random, outlier, ..Cluster::new("c") };
+    let cluster = ClusterHandle::new(0, Arc::new(config), None).unwrap();
+    cluster.update(&EndpointSet::new("c", of_four_and_of_one()));
+    cluster.report(&cluster.endpoints().all[0], Outcome::Status(500), None);
+    let original = (SocketAddr::from(([10, 9, 9, 9], 80)), Reach::Network);
+    let tried = [address(1)];
+    fastrand::seed(7);
+    let mut far = 0;
+    for _ in 0..DRAWS {
+        let picked = cluster.pick(&PickContext { tried: &tried, original, hash: None }).unwrap().address;
+        assert!(picked != address(0) && picked != address(1));
+        far += usize::from(picked == address(4));
+    }
+    // Two of the three that serve are left of the place's 75.
+    is_share(far, 25.0 / 75.0, "the other place");
 }

@@ -18,6 +18,9 @@ use crate::runtime::table::EndpointTable;
 /// Addresses that nobody told us (passthrough, the application) kept per cluster.
 const MAX_DYNAMIC: usize = 1024;
 
+/// Of each member of a level.
+type Weights = SmallVec<[u32; 32]>;
+
 /// What a pick depends on besides the cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct PickContext<'a> {
@@ -193,7 +196,7 @@ impl ClusterHandle {
         let usable_now = |member: &EndpointState| {
             of(member) && !self.lasting.ejections.is_ejected(&member.load.health, now)
         };
-        let mut again: Option<(&Level, SmallVec<[u32; 4]>)> = None;
+        let mut again: Option<(&Level, SmallVec<[u32; 4]>, Option<Weights>)> = None;
         let left = left.map_or_else(Priorities::new, |left| left.priorities(table, usable_now));
         let first = self.first_level(table, ctx, &of, |level, member| {
             !left.contains(&level.priority) && usable_now(member)
@@ -216,22 +219,45 @@ impl ClusterHandle {
                     false => usable.push(i as u32),
                 }
             }
-            let candidates = Candidates::Some(level, &usable);
-            if let Some(found) =
-                balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash)
-            {
+            let weights = self.weights_left(level, usable.len() + tried.len(), usable_now);
+            if let Some(found) = self.one_of(level, &usable, weights.as_ref(), ctx.hash) {
                 return Ok(found.clone());
             }
             // Who has tried all of a priority in vain goes on: that one cannot serve.
             if again.is_none() && !tried.is_empty() {
-                again = Some((level, tried));
+                again = Some((level, tried, weights));
             }
         }
-        let found = again.and_then(|(level, tried)| {
-            let candidates = Candidates::Some(level, &tried);
-            balance::pick(self.config.balance, &candidates, &self.lasting.cursor, ctx.hash).cloned()
+        let found = again.and_then(|(level, tried, weights)| {
+            self.one_of(level, &tried, weights.as_ref(), ctx.hash).cloned()
         });
         found.ok_or_else(|| self.nothing(table, true))
+    }
+
+    /// The weights of a level's members where some are not usable and places have shares, which then lose what those that are left of
+    /// them cannot bear. Who was tried is still counted. The weights of places do not hold for a part of a cluster.
+    fn weights_left(
+        &self,
+        level: &Level,
+        usable: usize,
+        is_usable: impl Fn(&EndpointState) -> bool,
+    ) -> Option<Weights> {
+        let places = level.places().filter(|_| usable < level.members.len())?;
+        matches!(self.way, Way::All).then(|| places.weights(|at| is_usable(&level.members[at])))
+    }
+
+    fn one_of<'l>(
+        &self,
+        level: &'l Level,
+        indices: &'l [u32],
+        weights: Option<&'l Weights>,
+        hash: Option<u64>,
+    ) -> Option<&'l Arc<EndpointState>> {
+        let candidates = match weights {
+            Some(weights) => Candidates::Scaled(level, indices, weights),
+            None => Candidates::Some(level, indices),
+        };
+        balance::pick(self.config.balance, &candidates, &self.lasting.cursor, hash)
     }
 
     /// The level that a request is to go to, by how many of each are usable.
