@@ -152,12 +152,10 @@ impl Limits {
     /// `max_requests` is reached.
     pub fn try_request(&self) -> Result<RequestPermit, Failure> {
         let state = &self.state;
-        let before = state.requests.fetch_add(1, Relaxed);
-        if before >= state.max_requests.load(Relaxed) {
-            state.requests.fetch_sub(1, Relaxed);
-            return Err(state.overflow(Which::Requests));
+        match take(&state.requests, state.max_requests.load(Relaxed)) {
+            true => Ok(RequestPermit(state.clone())),
+            false => Err(state.overflow(Which::Requests)),
         }
-        Ok(RequestPermit(state.clone()))
     }
 
     /// One more request that waits for a connection, whether or not these are limited.
@@ -166,13 +164,15 @@ impl Limits {
     /// `max_pending` is reached.
     pub fn try_pending(&self) -> Result<PendingPermit, Failure> {
         let state = &self.state;
-        let (before, most) = (state.pending.fetch_add(1, Relaxed), state.max_pending.load(Relaxed));
         // Where none may wait, none waits for another's connection: the gate says so. To make one's own is no waiting then.
-        if most > 0 && before >= most {
-            state.pending.fetch_sub(1, Relaxed);
-            return Err(state.overflow(Which::Pending));
+        let most = match state.max_pending.load(Relaxed) {
+            0 => u32::MAX,
+            most => most,
+        };
+        match take(&state.pending, most) {
+            true => Ok(PendingPermit(state.clone())),
+            false => Err(state.overflow(Which::Pending)),
         }
-        Ok(PendingPermit(state.clone()))
     }
 
     /// One more connection, without waiting.
@@ -230,12 +230,10 @@ impl Limits {
     pub fn try_retry(&self) -> Result<RetryPermit, Failure> {
         let state = &self.state;
         let allowed = state.allowed_retries(&state.values.read().limits);
-        let before = state.retries.fetch_add(1, Relaxed);
-        if before >= allowed {
-            state.retries.fetch_sub(1, Relaxed);
-            return Err(state.overflow(Which::Retries));
+        match take(&state.retries, allowed) {
+            true => Ok(RetryPermit(state.clone())),
+            false => Err(state.overflow(Which::Retries)),
         }
-        Ok(RetryPermit(state.clone()))
     }
 
     /// Whether connections are limited.
@@ -291,6 +289,12 @@ impl Limits {
             retry_overflows: overflows(Which::Retries),
         }
     }
+}
+
+/// Counts one more where there are fewer than `most`. Who is refused is never counted, not for a moment: it would take the place of somebody
+/// who comes when one has just become free.
+fn take(count: &AtomicU32, most: u32) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
 }
 
 impl Counts {

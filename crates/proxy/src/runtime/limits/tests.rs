@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::*;
@@ -43,6 +44,57 @@ fn many_threads_never_exceed_a_limit() {
     });
     assert!(peak.load(Relaxed) <= 3);
     assert_eq!(limits.view().requests, 0);
+}
+
+#[test]
+fn who_is_refused_is_never_counted() {
+    let limits = limits(|l| (l.max_requests, l.max_pending, l.max_retries) = (3, 3, 3));
+    std::thread::scope(|scope| {
+        let storm = || {
+            for _ in 0..20_000 {
+                drop((limits.try_request(), limits.try_pending(), limits.try_retry()));
+            }
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(storm)).collect();
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            let seen = limits.view();
+            assert!(seen.requests.max(seen.pending).max(seen.retries) <= 3, "{seen:?}");
+        }
+    });
+    let left = limits.view();
+    assert_eq!((left.requests, left.pending, left.retries), (0, 0, 0));
+}
+
+/// One gives its place back and takes it again, others want it: whoever is refused, somebody has it. When each try counted itself first
+/// and took that back, a place that became free in between was nobody's.
+#[test]
+fn a_free_place_is_refused_to_nobody() {
+    let limits = limits(|l| l.max_requests = 1);
+    for round in 0..2_000 {
+        let over = AtomicBool::new(false);
+        let mut mine = limits.try_request().ok();
+        assert!(mine.is_some(), "nobody else is there");
+        std::thread::scope(|scope| {
+            let want = || {
+                let mut taken = None;
+                while taken.is_none() && !over.load(SeqCst) {
+                    taken = limits.try_request().ok();
+                }
+                taken
+            };
+            let others: Vec<_> = (0..2).map(|_| scope.spawn(want)).collect();
+            for _ in 0..1_000 {
+                drop(mine.take());
+                mine = limits.try_request().ok();
+                if mine.is_none() {
+                    break;
+                }
+            }
+            over.store(true, SeqCst);
+            let theirs: Vec<_> = others.into_iter().filter_map(|other| other.join().unwrap()).collect();
+            assert_eq!(theirs.len() + usize::from(mine.is_some()), 1, "round {round}");
+        });
+    }
 }
 
 #[test]
