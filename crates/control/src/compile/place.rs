@@ -174,13 +174,26 @@ impl Wish<'_> {
             nearness if !nearness.distribute.is_empty() => 0,
             nearness if !nearness.priority.is_empty() => {
                 let own = (self.own.as_ref(), self.labels, self.node);
-                by_labels(&nearness.priority, own, (Some(&spot.locality), Some(spot.labels), spot.node))
+                let other = (Some(&spot.locality), Some(spot.labels), spot.node);
+                let by_labels = by_labels(&nearness.priority, own, other);
+                match nearness.failover.is_empty() {
+                    true => by_labels,
+                    // As in Istio: of those that are alike by labels the nearest.
+                    false => by_labels * RANKS + self.rank(&spot.locality),
+                }
             }
             nearness if !nearness.costs.is_empty() => cost(&nearness.costs, &spot.locality),
-            nearness if nearness.zone_aware.is_some() => {
-                self.placed().map_or(0, |own| zones::region(by_place(nearness, own, &spot.locality)))
-            }
-            nearness => self.placed().map_or(0, |own| by_place(nearness, own, &spot.locality)),
+            _ => self.rank(&spot.locality),
+        }
+    }
+
+    /// How near a place is, below [`RANKS`]. To a client without a place all are alike.
+    fn rank(&self, place: &Locality) -> u32 {
+        let Some(own) = self.placed() else { return 0 };
+        let rank = by_place(&self.nearness, own, place);
+        match self.nearness.zone_aware {
+            Some(_) => zones::region(rank),
+            None => rank,
         }
     }
 
@@ -240,6 +253,9 @@ fn cost(costs: &[(PlacePattern, u32)], place: &Locality) -> u32 {
     let taking = costs.iter().filter(|(pattern, _)| pattern.takes(place));
     taking.max_by_key(|(pattern, _)| pattern.exactness()).map_or(u32::MAX, |(_, cost)| *cost)
 }
+
+/// So many ranks there are by place.
+const RANKS: u32 = 5;
 
 /// As Istio ranks them: the same sub-zone, zone, region; the region that fails over to; all others.
 fn by_place(nearness: &Nearness, own: &Locality, other: &Locality) -> u32 {

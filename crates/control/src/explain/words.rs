@@ -326,20 +326,34 @@ pub(super) fn nearness(rule: &Nearness) -> String {
             rule.distribute.iter().map(from).collect::<Vec<_>>().join("; ")
         );
     }
-    if !rule.priority.is_empty() {
+    let over = |(from, to): &(String, String)| format!("; from {from} to {to} before other regions");
+    let failover: String = rule.failover.iter().map(over).collect();
+    let order = if !rule.priority.is_empty() {
         let label = |(key, value): &(String, Option<String>)| match value {
             Some(value) => format!("{key}={value}"),
             None => format!("the client's {key}"),
         };
         let labels: Vec<_> = rule.priority.iter().map(label).collect();
-        return format!(
-            "first the endpoints with {}: the more of these, from the first, the sooner",
-            labels.join(", ")
-        );
-    }
-    let over = |(from, to): &(String, String)| format!("; from {from} to {to} before other regions");
-    let failover: String = rule.failover.iter().map(over).collect();
-    format!("the nearest endpoints first: the client's zone, its region, all others{failover}")
+        let nearest = if failover.is_empty() { "" } else { ", and of those that are alike the nearest" };
+        let labels = labels.join(", ");
+        format!(
+            "first the endpoints with {labels}: the more of these, from the first, the sooner{nearest}{failover}"
+        )
+    } else if !rule.costs.is_empty() {
+        let cost = |(place, cost): &(PlacePattern, u32)| format!("{place} for {cost}");
+        let costs: Vec<_> = rule.costs.iter().map(cost).collect();
+        format!("the cheapest places first: {}; who has no cost last", costs.join(", "))
+    } else if rule.zone_aware.is_some() {
+        format!("the client's region first, then all others{failover}")
+    } else {
+        format!("the nearest endpoints first: the client's zone, its region, all others{failover}")
+    };
+    let zones = rule.zone_aware.iter().map(|zones| {
+        let (percent, least) = (zones.percent, zones.min_endpoints);
+        format!("; of {percent}% of requests its zone takes what its part of the service bears, from {least} endpoints on")
+    });
+    let full = rule.capacity.iter().map(|full| format!("; {full} requests under way for each fill a place"));
+    std::iter::once(order).chain(zones).chain(full).collect()
 }
 
 /// How many requests may be under way.

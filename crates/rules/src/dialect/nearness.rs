@@ -59,6 +59,10 @@ pub(super) fn schema() -> serde_json::Value {
     schema::described(schema, "Which instances a client goes to first.")
 }
 
+/// Labels that stand for a client's place: with them the order of places is said, and a failover would say another.
+const OF_PLACE: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
 /// Most entries of each list.
 const MOST: usize = 64;
 
@@ -104,6 +108,11 @@ fn more(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, nearness: &mu
         });
     }
     nearness.capacity = reader.number(fields.get("capacity"), 1..=1_000_000);
+    let two = !nearness.failover.is_empty() && !nearness.costs.is_empty();
+    if let Some(at) = fields.get("failover").filter(|_| two) {
+        let message = format!("{} cannot hold together with costs: these say which region is next", at.path);
+        reader.error(&at, message);
+    }
     let orders = [
         !nearness.distribute.is_empty(),
         !nearness.priority.is_empty(),
@@ -152,6 +161,14 @@ fn order(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, distributes:
             text.split_once('=').map_or((text.as_str(), None), |(key, value)| (key, Some(value)));
         if key.is_empty() {
             reader.error(&item, format!("{} must be a label, or LABEL=VALUE", item.path));
+        }
+        if value.is_none() && OF_PLACE.contains(&key) && !nearness.failover.is_empty() {
+            let message = format!(
+                "{} names {key}, and failover says which region is next: leave out one of them, or put failoverPriority's \
+                 other labels beside failover, which goes by places then",
+                item.path
+            );
+            reader.error(&item, message);
         }
         nearness.priority.push((key.to_owned(), value.map(str::to_owned)));
     }

@@ -129,6 +129,20 @@ fn within_a_zone_its_parts_are_nearer_and_farther() {
 }
 
 #[test]
+fn of_those_that_are_alike_by_labels_a_failover_makes_the_nearest_go_first() {
+    let setting = "{failoverPriority: [version], failover: [{from: eu, to: us}]}";
+    let order = wanted(&[("eu/a", 0), ("eu/b", 1), ("us/a", 2), ("asia/a", 3)]);
+    assert_eq!(priorities("eu/a", setting), order, "all are of the client's version");
+    // A place where nobody has the label comes last, however near it is.
+    let setting =
+        "{failoverPriority: ['topology.kubernetes.io/region=asia'], failover: [{from: eu, to: us}]}";
+    let order = wanted(&[("asia/a", 0), ("eu/a", 1), ("eu/b", 2), ("us/a", 3)]);
+    assert_eq!(priorities("eu/a", setting), order);
+    let alike = wanted(&[("asia/a", 0), ("eu/a", 0), ("eu/b", 0), ("us/a", 0)]);
+    assert_eq!(priorities("/a", "{failoverPriority: [version], failover: [{from: eu, to: us}]}"), alike);
+}
+
+#[test]
 fn shares_go_where_the_rule_says_and_nowhere_else() {
     let setting = "{distribute: [{from: eu/*, to: {eu/a: 70, eu: 10, us: 20}}]}";
     let found = places("eu/b", setting);

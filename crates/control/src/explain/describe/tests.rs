@@ -120,6 +120,11 @@ fn which_endpoints_go_first_is_said_in_words_and_for_one_client_in_percent() {
             "first the endpoints with the client's app, tier=a: the more of these, from the first, the sooner",
         ),
         (
+            "{failoverPriority: [app], failover: [{from: eu, to: us}]}",
+            "first the endpoints with the client's app: the more of these, from the first, the sooner, and of those that are alike the nearest; \
+             from eu to us before other regions",
+        ),
+        (
             "{distribute: [{from: eu/*, to: {eu: 80, us: 20}}]}",
             "shares by place: 80% to eu, 20% to us from eu/*",
         ),

@@ -266,7 +266,7 @@ fn a_locality_setting_says_shares_or_an_order() {
     let shares = read("{distribute: [{from: eu/a/*, to: {eu/a/*: 80, us/*: 20}}]}").unwrap();
     assert_eq!(shares.distribute[0].to.iter().map(|(_, share)| *share).collect::<Vec<_>>(), [80, 20]);
     let order = read(
-        "{failover: [{from: eu, to: us}], failoverPriority: [topology.kubernetes.io/region, tier=gold]}",
+        "{failover: [{from: eu, to: us}], failoverPriority: [topology.kubernetes.io/region=eu, tier=gold]}",
     );
     let order = order.unwrap();
     assert_eq!(order.failover, [("eu".to_owned(), "us".to_owned())]);
@@ -284,6 +284,10 @@ fn a_locality_setting_that_cannot_be_is_an_error_that_says_why() {
         ("{failover: [{from: eu, to: eu}]}", "leads from \"eu\" to itself"),
         ("{failover: [{from: eu/a, to: us}]}", "must be a region, without zones"),
         ("{failoverPriority: ['=x']}", "must be a label, or LABEL=VALUE"),
+        (
+            "{failover: [{from: eu, to: us}], failoverPriority: [version, topology.kubernetes.io/zone]}",
+            "failoverPriority[1] names topology.kubernetes.io/zone, and failover says which region is next",
+        ),
         ("{distribute: [{from: eu, to: {us: 100}}], failover: [{from: eu, to: us}]}", "shares and an order"),
     ] {
         let told = told(&near(setting));

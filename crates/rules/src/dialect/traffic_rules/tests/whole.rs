@@ -181,6 +181,10 @@ fn what_cannot_be_or_does_nothing_is_told() {
         ("loadBalancing: {hash: {source: true, query: a}}", "exactly one of"),
         ("loadBalancing: {hash: {source: false}}", "can only be true"),
         ("loadBalancing: {hash: {source: true}, warmup: {duration: 1s}}", "a key has its endpoint"),
+        (
+            "loadBalancing: {locality: {costs: {eu: 1}, failover: [{from: eu, to: us}]}}",
+            "locality.failover cannot hold together with costs",
+        ),
         ("circuitBreaker: {maxConnections: 0}", "maxConnections"),
         ("circuitBreaker: {consecutiveErrors: 2, consecutiveGatewayErrors: 3}", "has no effect"),
         ("connections: {}", "says nothing"),
