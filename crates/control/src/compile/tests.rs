@@ -375,6 +375,25 @@ spec: {{host: stock, trafficPolicy: {{connectionPool: {{tcp: {{{spec}}}}}}}}}
     }
 }
 
+#[test]
+fn pooled_connections_are_idle_as_long_as_the_tcp_settings_say() {
+    for (pool, seconds) in [
+        ("{tcp: {idleTimeout: 30s}}", 30),
+        ("{tcp: {idleTimeout: 30s}, http: {idleTimeout: 9s}}", 9),
+        ("{tcp: {maxConnections: 5}}", 3600),
+    ] {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: catalog, namespace: shop}}\n\
+             spec: {{host: catalog, trafficPolicy: {{connectionPool: {pool}}}}}\n"
+        );
+        let c = compiled(shop(), &rule);
+        let Some(Resource::Cluster(cluster)) = get(&c, &web(), ResourceKind::Cluster, CATALOG) else {
+            panic!()
+        };
+        assert_eq!(cluster.idle_timeout.as_secs(), seconds, "{pool}");
+    }
+}
+
 /// The routes of a listener's or route configuration's first virtual host.
 fn routes_of(resource: Option<Resource>) -> Vec<Route> {
     let config = match resource {

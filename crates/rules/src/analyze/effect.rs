@@ -148,12 +148,15 @@ fn for_requests(policy: &TrafficPolicy) -> Option<&'static str> {
         max_requests_per_connection,
         max_streams_per_connection,
         http_idle_timeout,
+        tcp_idle_timeout,
         h2_upgrade,
         ..
     } = policy.connection_pool.as_ref()?;
     let counted = [max_requests, max_retries, max_requests_per_connection, max_streams_per_connection];
     let limits = counted.into_iter().any(Option::is_some);
-    let ways = http_idle_timeout.is_some() || h2_upgrade.is_some();
+    // What is said of connections of bytes holds for those of requests, too, and is no setting for these alone.
+    let idle = http_idle_timeout.is_some() && http_idle_timeout != tcp_idle_timeout;
+    let ways = idle || h2_upgrade.is_some();
     (limits || ways).then_some("has settings for requests (connectionPool.http)")
 }
 

@@ -124,7 +124,7 @@ fn parts(reader: &mut Reader<'_>, fields: &Fields<'_>, retry_budget: Option<Retr
         load_balancing: both.and_then(|(at, fields)| balancer(reader, at, fields)),
         nearness: both.and_then(|(_, fields)| near(reader, fields)),
         warmup: both.and_then(|(_, fields)| warmup(reader, fields)),
-        connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)),
+        connection_pool: fields.get("connectionPool").and_then(|at| pool(reader, &at)).map(idle_alike),
         outlier: fields.get("outlierDetection").and_then(|at| ejection::istio(reader, &at)),
         // A field of ours: the native page has it.
         breaker: None,
@@ -332,6 +332,11 @@ pub(in crate::dialect) fn pool(reader: &mut Reader<'_>, at: &At<'_>) -> Option<C
         pool.h2_upgrade = reader.choice(http.get("h2UpgradePolicy"), &words).flatten();
     }
     Some(pool)
+}
+
+/// As in Istio, connections of requests may be idle as long as those of bytes, where nothing is said of them.
+fn idle_alike(pool: ConnectionPool) -> ConnectionPool {
+    ConnectionPool { http_idle_timeout: pool.http_idle_timeout.or(pool.tcp_idle_timeout), ..pool }
 }
 
 fn retry_budget(reader: &mut Reader<'_>, at: &At<'_>) -> Option<RetryBudget> {

@@ -210,6 +210,18 @@ fn what_has_no_effect_yet_is_told_by_name_and_the_rest_is_silent() {
 }
 
 #[test]
+fn what_is_said_of_idle_connections_of_bytes_holds_for_those_of_requests() {
+    let both = |fields: &str| {
+        let pool = destination(&policy(&format!("connectionPool: {fields}"))).policy.connection_pool.unwrap();
+        (pool.tcp_idle_timeout.map(|time| time.as_secs()), pool.http_idle_timeout.map(|time| time.as_secs()))
+    };
+    assert_eq!(both("{tcp: {idleTimeout: 30s}}"), (Some(30), Some(30)));
+    assert_eq!(both("{tcp: {idleTimeout: 30s}, http: {maxRetries: 1}}"), (Some(30), Some(30)));
+    assert_eq!(both("{tcp: {idleTimeout: 30s}, http: {idleTimeout: 9s}}"), (Some(30), Some(9)));
+    assert_eq!(both("{http: {idleTimeout: 9s}}"), (None, Some(9)));
+}
+
+#[test]
 fn what_says_nothing_is_refused() {
     assert!(
         one_told(&rule("host: reviews\ntrafficPolicy: {}"))
