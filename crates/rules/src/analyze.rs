@@ -19,6 +19,7 @@ mod paths;
 mod policies;
 mod providers;
 mod references;
+mod requests;
 mod routes;
 mod servers;
 mod services;

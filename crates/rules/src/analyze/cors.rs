@@ -10,28 +10,20 @@ const STRANGERS: [[&str; 2]; 2] = [
 ];
 
 pub(super) fn open(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    for route in &scene.routes {
-        for http in &route.http {
-            let Some(cors) = http.route.cors.as_ref().filter(|cors| cors.allow_credentials) else { continue };
-            // A pattern that is none was told when it was read.
-            let Ok(origins) = cors.origins() else { continue };
-            let takes_all = |both: &[&str; 2]| {
-                origins.iter().any(|origin| both.iter().all(|stranger| origin.matches(stranger.as_bytes())))
-            };
-            if STRANGERS.iter().any(takes_all) {
-                let message = format!(
-                    "{}: {} allows credentials and every origin, so any page that a user opens can act in the user's name; name \
-                     the origins, or leave allowCredentials out",
-                    route.origin, http.place.path
-                );
-                findings.push(finding(
-                    Severity::Warning,
-                    code::OPEN_CORS,
-                    &route.origin,
-                    &http.place,
-                    message,
-                ));
-            }
+    for (origin, _, http) in scene.http_routes() {
+        let Some(cors) = http.route.cors.as_ref().filter(|cors| cors.allow_credentials) else { continue };
+        // A pattern that is none was told when it was read.
+        let Ok(origins) = cors.origins() else { continue };
+        let takes_all = |both: &[&str; 2]| {
+            origins.iter().any(|origin| both.iter().all(|stranger| origin.matches(stranger.as_bytes())))
+        };
+        if STRANGERS.iter().any(takes_all) {
+            let message = format!(
+                "{origin}: {} allows credentials and every origin, so any page that a user opens can act in the user's name; name \
+                 the origins, or leave allowCredentials out",
+                http.place.path
+            );
+            findings.push(finding(Severity::Warning, code::OPEN_CORS, origin, &http.place, message));
         }
     }
 }

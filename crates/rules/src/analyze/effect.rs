@@ -47,16 +47,14 @@ pub(super) fn unused_subsets(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 
 /// Whoever follows a redirect to where it came from goes round until it gives up.
 pub(super) fn circles(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    for route in &scene.routes {
-        for http in &route.http {
-            let RouteAction::Redirect(redirect) = &http.route.action else { continue };
-            if leads_back(redirect, http, &route.hosts) {
-                let message = format!(
-                    "{}: {} sends who calls to the address that was called, again and again; change the host, the path or the scheme",
-                    route.origin, http.place.path
-                );
-                findings.push(finding(Severity::Warning, code::CIRCLE, &route.origin, &http.place, message));
-            }
+    for (origin, hosts, http) in scene.http_routes() {
+        let RouteAction::Redirect(redirect) = &http.route.action else { continue };
+        if leads_back(redirect, http, hosts) {
+            let message = format!(
+                "{origin}: {} sends who calls to the address that was called, again and again; change the host, the path or the scheme",
+                http.place.path
+            );
+            findings.push(finding(Severity::Warning, code::CIRCLE, origin, &http.place, message));
         }
     }
 }
@@ -84,18 +82,15 @@ fn leads_back(redirect: &Redirect, http: &HttpRoute, hosts: &[Host]) -> bool {
 
 /// Copies for who has the request already.
 pub(super) fn mirrored_twice(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    for route in &scene.routes {
-        for http in &route.http {
-            let [only] = http.targets.as_slice() else { continue };
-            for mirror in http.mirrors.iter().filter(|mirror| mirror.target == only.target) {
-                let message = format!(
-                    "{}: {} goes where the requests go themselves, {}, which has each of them twice",
-                    route.origin,
-                    mirror.place.path,
-                    short(&mirror.target.host)
-                );
-                findings.push(finding(Severity::Warning, code::TWICE, &route.origin, &mirror.place, message));
-            }
+    for (origin, _, http) in scene.http_routes() {
+        let [only] = http.targets.as_slice() else { continue };
+        for mirror in http.mirrors.iter().filter(|mirror| mirror.target == only.target) {
+            let message = format!(
+                "{origin}: {} goes where the requests go themselves, {}, which has each of them twice",
+                mirror.place.path,
+                short(&mirror.target.host)
+            );
+            findings.push(finding(Severity::Warning, code::TWICE, origin, &mirror.place, message));
         }
     }
 }

@@ -194,29 +194,38 @@ pub(super) fn methods(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     for policy in &scene.authorization {
         for rule in &policy.rules {
             for wanted in rule.to.iter().flat_map(|to| to.methods.iter().chain(&to.not_methods)) {
-                impossible(&policy.origin, &rule.place, wanted, findings);
+                if !is_known(wanted) {
+                    let what = (rule.place.path.as_str(), "matches no usual request");
+                    impossible(&policy.origin, &rule.place, what, wanted, findings);
+                }
             }
         }
     }
-    for route in &scene.routes {
-        for block in route.http.iter().flat_map(|http| &http.matches) {
-            if let Some(wanted) = block.method() {
-                impossible(&route.origin, &block.place, wanted, findings);
-            }
+    for asked in scene.asked() {
+        let wanted = asked.method().filter(|wanted| !is_known(wanted));
+        if let Some(wanted) = wanted.filter(|_| !scene.asks_for_its_route(&asked)) {
+            let what = asked.what();
+            impossible(asked.origin, asked.place, (&what, asked.in_vain()), wanted, findings);
         }
     }
 }
 
-fn impossible(origin: &Origin, place: &Place, wanted: &StringMatch, findings: &mut Vec<Finding>) {
-    let known = METHODS.iter().any(|method| matches(wanted, method));
-    if known {
-        return;
-    }
+fn is_known(wanted: &StringMatch) -> bool {
+    METHODS.iter().any(|method| matches(wanted, method))
+}
+
+/// `what` asks for it, and what becomes of that.
+fn impossible(
+    origin: &Origin,
+    place: &Place,
+    (what, in_vain): (&str, &str),
+    wanted: &StringMatch,
+    findings: &mut Vec<Finding>,
+) {
     let name = written(wanted);
     let message = format!(
-        "{origin}: {} names the method {}, which is none that is known (methods are compared as they are written, case \
-         included), so it matches no usual request",
-        place.path,
+        "{origin}: {what} names the method {}, which is none that is known (methods are compared as they are written, case \
+         included), so it {in_vain}",
         quote(&name)
     );
     let mut found = finding(Severity::Warning, code::NOBODY, origin, place, message);

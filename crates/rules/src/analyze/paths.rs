@@ -11,21 +11,21 @@ use crate::intent::{Origin, Place};
 
 pub(super) fn impossible(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let mode = scene.catalog.map(|catalog| catalog.path).unwrap_or_default();
-    for route in &scene.routes {
-        for block in route.http.iter().flat_map(|http| &http.matches) {
-            let wanted = match &block.request.path {
-                PathMatch::Exact(path) => Wanted::Exact(path),
-                PathMatch::Prefix(path) | PathMatch::Segments(path) => Wanted::Prefix(path),
-                PathMatch::Regex(pattern) => {
-                    findings.extend(rootless(pattern).map(|why| {
-                        let flaw = Flaw { why, meant: Some(format!("/{pattern}")) };
-                        tell(&route.origin, &block.place, Wanted::Exact(pattern), flaw)
-                    }));
-                    continue;
-                }
-                PathMatch::Connect => continue,
-            };
-            findings.extend(wanted.flaw(mode).map(|flaw| tell(&route.origin, &block.place, wanted, flaw)));
+    for asked in scene.asked() {
+        let (wanted, flaw) = match &asked.request.path {
+            PathMatch::Exact(path) => (Wanted::Exact(path), Wanted::Exact(path).flaw(mode)),
+            PathMatch::Prefix(path) | PathMatch::Segments(path) => {
+                (Wanted::Prefix(path), Wanted::Prefix(path).flaw(mode))
+            }
+            PathMatch::Regex(pattern) => {
+                let flaw = |why| Flaw { why, meant: Some(format!("/{pattern}")) };
+                (Wanted::Exact(pattern), rootless(pattern).map(flaw))
+            }
+            PathMatch::Connect => continue,
+        };
+        if let Some(flaw) = flaw.filter(|_| !scene.asks_for_its_route(&asked)) {
+            let what = (asked.what(), asked.in_vain());
+            findings.push(tell(asked.origin, asked.place, what, wanted, flaw));
         }
     }
     for policy in &scene.authorization {
@@ -40,41 +40,41 @@ pub(super) fn impossible(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                     | Pattern::Present
                     | Pattern::Range(..) => continue,
                 };
-                findings
-                    .extend(wanted.flaw(mode).map(|flaw| tell(&policy.origin, &rule.place, wanted, flaw)));
+                if let Some(flaw) = wanted.flaw(mode) {
+                    let what = (rule.place.path.clone(), "never matches");
+                    findings.push(tell(&policy.origin, &rule.place, what, wanted, flaw));
+                }
             }
         }
     }
 }
 
-/// Of routes nothing stands for a part of a path but a regular expression.
+/// Of routes and limits nothing stands for a part of a path but a regular expression.
 pub(super) fn stars(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    for route in &scene.routes {
-        for block in route.http.iter().flat_map(|http| &http.matches) {
-            let (path, end) = match &block.request.path {
-                PathMatch::Exact(path) => (path, ""),
-                PathMatch::Prefix(path) | PathMatch::Segments(path) => (path, ".*"),
-                PathMatch::Regex(_) | PathMatch::Connect => continue,
-            };
-            // `OPTIONS *` has no path but this.
-            if !path.contains('*') || end.is_empty() && path == "*" {
-                continue;
-            }
-            let segment = |part: &str| if part == "*" { "[^/]+".to_owned() } else { regex::escape(part) };
-            let meant = match path.strip_suffix('*').filter(|rest| !rest.contains('*')) {
-                Some(rest) => format!("prefix: {rest}"),
-                None => format!("regex: {}{end}", path.split('/').map(segment).collect::<Vec<_>>().join("/")),
-            };
-            let message = format!(
-                "{}: {} has a * in the path {} that is a character like any other: match a prefix, or a regular expression",
-                route.origin,
-                block.place.path,
-                quote(path)
-            );
-            let mut found = finding(Severity::Warning, code::STAR, &route.origin, &block.place, message);
-            found.suggestion = Some(meant);
-            findings.push(found);
+    for asked in scene.asked() {
+        let (path, end) = match &asked.request.path {
+            PathMatch::Exact(path) => (path, ""),
+            PathMatch::Prefix(path) | PathMatch::Segments(path) => (path, ".*"),
+            PathMatch::Regex(_) | PathMatch::Connect => continue,
+        };
+        // `OPTIONS *` has no path but this.
+        if !path.contains('*') || end.is_empty() && path == "*" || scene.asks_for_its_route(&asked) {
+            continue;
         }
+        let segment = |part: &str| if part == "*" { "[^/]+".to_owned() } else { regex::escape(part) };
+        let meant = match path.strip_suffix('*').filter(|rest| !rest.contains('*')) {
+            Some(rest) => format!("prefix: {rest}"),
+            None => format!("regex: {}{end}", path.split('/').map(segment).collect::<Vec<_>>().join("/")),
+        };
+        let message = format!(
+            "{}: {} has a * in the path {} that is a character like any other: match a prefix, or a regular expression",
+            asked.origin,
+            asked.what(),
+            quote(path)
+        );
+        let mut found = finding(Severity::Warning, code::STAR, asked.origin, asked.place, message);
+        found.suggestion = Some(meant);
+        findings.push(found);
     }
 }
 
@@ -139,11 +139,17 @@ impl Wanted<'_> {
     }
 }
 
-fn tell(origin: &Origin, place: &Place, wanted: Wanted<'_>, flaw: Flaw) -> Finding {
+/// `what` asks for it, and what becomes of that.
+fn tell(
+    origin: &Origin,
+    place: &Place,
+    (what, in_vain): (String, &str),
+    wanted: Wanted<'_>,
+    flaw: Flaw,
+) -> Finding {
     let (Wanted::Exact(path) | Wanted::Prefix(path)) = wanted;
     let message = format!(
-        "{origin}: {} names the path {}, which no request has, so it never matches: {}",
-        place.path,
+        "{origin}: {what} names the path {}, which no request has, so it {in_vain}: {}",
         quote(path),
         flaw.why
     );

@@ -13,6 +13,7 @@ mod mtls;
 mod namespaces;
 mod paths;
 mod providers;
+mod requests;
 mod services;
 mod tokens;
 
