@@ -392,12 +392,12 @@ impl Work<'_> {
     /// What the route does, in the order of the proxy: upgrades, faults, other origins, the action.
     fn act(&mut self, http: &HttpConnection, request: &Asked, route: &CompiledRoute) {
         let origin = route.config.origin.as_ref().map(ToString::to_string);
-        if let (Some(protocol), RouteAction::Forward(forward)) =
-            (request.first("upgrade"), &route.config.action)
-            && !forward.allows_upgrade(protocol, &http.upgrades)
+        if let RouteAction::Forward(forward) = &route.config.action
+            && let Some(protocol) =
+                request.upgrades().find(|protocol| !forward.allows_upgrade(protocol, &http.upgrades))
         {
             let why = format!("an upgrade to {protocol} is not allowed here");
-            return self.outcome("answered", Some(403), origin, &why);
+            return self.outcome("answered", Some(request.answered(403)), origin, &why);
         }
         if let Some(abort) = route.config.fault.as_ref().and_then(|fault| fault.abort.as_ref()) {
             let status = abort.status.answered(request.is_grpc());

@@ -6,7 +6,7 @@ const PATHS: [&str; 12] =
     ["/", "/a", "/a/b", "/a/b/c", "/ab", "/b", "/b/1", "/b/x", "//a//b", "/a/../b/2", "/%61/c", "/a/..%2fb"];
 const QUERIES: [&str; 4] = ["", "?v=1", "?v=2&w", "?w=3"];
 const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
-const HEADERS: [&str; 7] = [
+const HEADERS: [&str; 9] = [
     "x-user: ann",
     "x-user: bob",
     "x-kind: test",
@@ -14,6 +14,8 @@ const HEADERS: [&str; 7] = [
     "x-outrigger-own: 1",
     "X_Forwarded_For: 1",
     "content-type: application/grpc",
+    "connection: upgrade",
+    "upgrade: h2c",
 ];
 
 /// A request, and where it is sent to.

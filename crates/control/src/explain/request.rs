@@ -183,6 +183,17 @@ impl Asked {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// The protocols that it asks to switch to, as sidecars read it: none unless `Connection` says so, and never h2c.
+    pub(super) fn upgrades(&self) -> impl Iterator<Item = &str> {
+        let lines = |wanted: &'static str| {
+            self.headers.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
+        };
+        let has = |line: &str, wanted: &str| members(line).any(|member| member.eq_ignore_ascii_case(wanted));
+        let says_so = lines("connection").any(|line| has(line, "upgrade"));
+        let asks = says_so && lines("upgrade").next().is_some_and(|line| !has(line, "h2c"));
+        lines("upgrade").filter(move |line| asks && !has(line, "h2c")).flat_map(members)
+    }
+
     pub(super) fn set_path(&mut self, path: String) {
         self.path = path;
     }
@@ -229,6 +240,11 @@ impl Facts for Asked {
     }
 }
 
+/// Of a list in a header.
+fn members(line: &str) -> impl Iterator<Item = &str> {
+    line.split(',').map(str::trim_ascii).filter(|member| !member.is_empty())
+}
+
 fn is_authority(name: &str) -> bool {
     matches!(name, ":authority" | "host")
 }
@@ -264,6 +280,23 @@ mod tests {
             (goal.host.as_str(), request.authority(), request.first("k")),
             ("a", "b.example", Some("v"))
         );
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_as_proxies_read_it() {
+        for (headers, wanted) in [
+            (&["upgrade: chat"][..], &[] as &[&str]),
+            (&["connection: keep-alive", "upgrade: chat"], &[]),
+            (&["connection: keep-alive, Upgrade", "upgrade: chat"], &["chat"]),
+            (&["connection: upgrade", "upgrade: websocket, chat/2"], &["websocket", "chat/2"]),
+            (&["connection: upgrade", "upgrade: a", "upgrade: h2c, b", "upgrade: c"], &["a", "c"]),
+            (&["connection: upgrade", "upgrade: H2C", "upgrade: c"], &[]),
+            (&["connection: upgrade, http2-settings", "upgrade: h2c"], &[]),
+            (&["connection: upgrade"], &[]),
+        ] {
+            let (request, _) = asked("http://a/", headers).unwrap();
+            assert_eq!(request.upgrades().collect::<Vec<_>>(), wanted, "{headers:?}");
+        }
     }
 
     #[test]

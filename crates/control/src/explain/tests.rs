@@ -114,6 +114,24 @@ fn the_route_the_subset_and_the_rules_that_lost_are_named() {
 }
 
 #[test]
+fn an_upgrade_is_refused_only_where_it_is_asked_for() {
+    let page = "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {name: catalog, namespace: shop}\n\
+                spec: {service: catalog, upgrades: [chat]}\n";
+    let ask = |headers: &str| {
+        let answer = ask(page, "web", &format!("GET http://catalog:8080/{headers}"));
+        let outcome = &answer.outcomes[0];
+        (outcome.kind.clone(), outcome.status, outcome.why.clone().unwrap_or_default())
+    };
+    for asks in ["", " -H upgrade: spice", " -H connection: upgrade -H upgrade: h2c"] {
+        assert_eq!(ask(asks).0, "forwarded", "{asks}");
+    }
+    assert_eq!(ask(" -H connection: Upgrade -H upgrade: websocket, chat/2").0, "forwarded");
+    let (kind, status, why) = ask(" -H connection: upgrade -H upgrade: chat, spice/1");
+    assert_eq!((kind.as_str(), status), ("answered", Some(403)));
+    assert!(why.contains("an upgrade to spice/1 is not allowed"), "{why}");
+}
+
+#[test]
 fn whole_objects_lose_for_a_reason() {
     let hidden = ROUTES.replace("hosts: [catalog]", "hosts: [catalog]\n  exportTo: [elsewhere]");
     let hidden = ask(&hidden, "web", "GET http://catalog:8080/a");
