@@ -114,6 +114,39 @@ fn the_route_the_subset_and_the_rules_that_lost_are_named() {
 }
 
 #[test]
+fn all_that_ejects_an_endpoint_is_said_and_nothing_else() {
+    let policy = |spec: &str| {
+        let page = format!(
+            "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {{name: catalog, namespace: shop}}\n\
+             spec: {{service: catalog, {spec}}}\n"
+        );
+        ask(&page, "web", "GET http://catalog:8080/").targets[0].policy.clone()
+    };
+    for (breaker, said) in [
+        ("consecutiveErrors: 3", "ejects for 30s after 3 errors in a row"),
+        (
+            "consecutiveErrors: 0, consecutiveGatewayErrors: 2",
+            "ejects for 30s after 2 gateway errors in a row",
+        ),
+        (
+            "consecutiveErrors: 0, successRate: {}",
+            "ejects for 30s after a rate of success 1.9 deviations below the others'",
+        ),
+        (
+            "consecutiveErrors: 4, failurePercentage: {threshold: 60}",
+            "ejects for 30s after 4 errors in a row, or 60% of failures",
+        ),
+    ] {
+        let policy = policy(&format!("circuitBreaker: {{{breaker}}}"));
+        assert!(policy.iter().any(|line| line == said), "{breaker}: {policy:?}");
+    }
+    let limited = policy("circuitBreaker: {maxRequests: 7}");
+    assert!(!limited.iter().any(|line| line.starts_with("ejects")), "{limited:?}");
+    let warm = policy("loadBalancing: {warmup: {duration: 100s}}");
+    assert!(warm.iter().any(|line| line == "new endpoints warm up over 100s"), "{warm:?}");
+}
+
+#[test]
 fn an_upgrade_is_refused_only_where_it_is_asked_for() {
     let page = "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {name: catalog, namespace: shop}\n\
                 spec: {service: catalog, upgrades: [chat]}\n";

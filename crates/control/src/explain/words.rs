@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, Keepalive, LeastOf, UpstreamProtocol,
+    Balance, Breaker, CheckHow, ClientTls, Cluster, HealthCheck, Keepalive, LeastOf, Outlier,
+    UpstreamProtocol,
 };
 use outrigger_model::concurrency::{AdaptiveConcurrency, MinRtt};
 use outrigger_model::ext_authz::RouteAuthz;
@@ -223,6 +224,7 @@ fn fault(fault: &Fault) -> Vec<String> {
 /// Balancing, TLS, limits and ejection of a cluster.
 pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
     let mut all = vec![balance(cluster.balance), tls(&cluster.tls)];
+    all.extend(cluster.warmup.map(|warmup| format!("new endpoints warm up over {}", time(warmup.window))));
     match cluster.protocol {
         UpstreamProtocol::Follow => {}
         UpstreamProtocol::Http1 => all.push("HTTP/1.1".to_owned()),
@@ -256,14 +258,7 @@ pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
     if let Some(budget) = &limits.retry_budget {
         all.push(format!("retries up to {}% of the requests, or {}", budget.percent, budget.min_concurrency));
     }
-    if let Some(outlier) = &cluster.outlier {
-        let rows = match (outlier.consecutive_5xx, outlier.consecutive_gateway) {
-            (0, gateway) => format!("{gateway} gateway errors"),
-            (errors, 0) => format!("{errors} errors"),
-            (errors, gateway) => format!("{errors} errors or {gateway} gateway errors"),
-        };
-        all.push(format!("ejects for {} after {rows} in a row", time(outlier.base_ejection)));
-    }
+    all.extend(cluster.outlier.as_ref().and_then(ejects));
     if let Some(breaker) = &cluster.breaker {
         all.push(opens(breaker));
     }
@@ -273,6 +268,31 @@ pub(super) fn policy(cluster: &Cluster) -> Vec<String> {
     all.push(format!("connects within {}", time(cluster.connect_timeout)));
     all.extend(cluster.keepalive.map(probes));
     all
+}
+
+/// For what endpoints are ejected; nothing where for nothing.
+fn ejects(outlier: &Outlier) -> Option<String> {
+    let mut causes = Vec::new();
+    match (outlier.consecutive_5xx, outlier.consecutive_gateway) {
+        (0, 0) => {}
+        (0, gateway) => causes.push(format!("{gateway} gateway errors in a row")),
+        (errors, 0) => causes.push(format!("{errors} errors in a row")),
+        (errors, gateway) => causes.push(format!("{errors} errors or {gateway} gateway errors in a row")),
+    }
+    if outlier.local_apart && outlier.consecutive_local > 0 {
+        causes.push(format!("{} times in a row without an answer", outlier.consecutive_local));
+    }
+    causes.extend(outlier.success_rate.map(|rate| {
+        let deviations = f64::from(rate.stdev_factor) / 1000.0;
+        format!("a rate of success {deviations} deviations below the others'")
+    }));
+    causes.extend(outlier.failure_percentage.map(|of| format!("{}% of failures", of.threshold)));
+    let few = match outlier.min_health_percent {
+        0 => String::new(),
+        percent => format!(", as long as {percent}% of all are left"),
+    };
+    let time = time(outlier.base_ejection);
+    (!causes.is_empty()).then(|| format!("ejects for {time} after {}{few}", causes.join(", or ")))
 }
 
 fn checks(check: &HealthCheck) -> String {
