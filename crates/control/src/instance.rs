@@ -165,7 +165,9 @@ impl Protocol {
     pub(crate) fn in_catalog(self) -> PortProtocol {
         match self {
             Self::Auto => PortProtocol::Detect,
-            Self::Http | Self::Http2 | Self::Grpc => PortProtocol::Http,
+            Self::Http => PortProtocol::Http,
+            Self::Http2 => PortProtocol::Http2,
+            Self::Grpc => PortProtocol::Grpc,
             Self::Tls => PortProtocol::Tls,
             Self::Tcp => PortProtocol::Tcp,
         }

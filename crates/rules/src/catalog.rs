@@ -136,7 +136,13 @@ impl CatalogWorkload {
 impl PortProtocol {
     /// Whether it is HTTP, or may turn out to be.
     pub fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Detect)
+        !matches!(self, Self::Tls | Self::Tcp)
+    }
+
+    /// Whether both are declared to be the same: HTTP, TLS or bytes.
+    pub fn is_alike(self, other: Self) -> bool {
+        let declared = self != Self::Detect && other != Self::Detect;
+        self == other || declared && self.is_http() && other.is_http()
     }
 }
 
@@ -144,8 +150,12 @@ impl PortProtocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PortProtocol {
-    /// Declared HTTP/1, HTTP/2 or gRPC.
+    /// Declared HTTP/1.
     Http,
+    /// Declared HTTP/2.
+    Http2,
+    /// Declared gRPC.
+    Grpc,
     /// Declared TLS of the application's own.
     Tls,
     /// Declared opaque.

@@ -12,12 +12,8 @@ pub(super) fn check(
     protocol: Protocol,
 ) -> Option<Box<HealthCheck>> {
     let intent = policy.health_check.as_ref()?;
-    let is_named = match intent.port {
-        Some(named) if named != port => return None,
-        named => named.is_some(),
-    };
     // A name of many has no endpoints to ask.
-    if host.is_wildcard() {
+    if host.is_wildcard() || !intent.asks(port, protocol.in_catalog()) {
         return None;
     }
     let mut check = intent.check.clone();
@@ -29,28 +25,10 @@ pub(super) fn check(
     match &mut check.how {
         CheckHow::Tcp(_) => {}
         CheckHow::Http(http) => {
-            let speaks = match protocol {
-                Protocol::Http | Protocol::Http2 | Protocol::Auto => true,
-                Protocol::Grpc => is_named,
-                Protocol::Tcp | Protocol::Tls => false,
-            };
-            if !speaks {
-                return None;
-            }
             http.http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc);
             named(&mut http.host);
         }
-        CheckHow::Grpc(grpc) => {
-            let speaks = match protocol {
-                Protocol::Grpc | Protocol::Http2 => true,
-                Protocol::Http | Protocol::Auto => is_named,
-                Protocol::Tcp | Protocol::Tls => false,
-            };
-            if !speaks {
-                return None;
-            }
-            named(&mut grpc.authority);
-        }
+        CheckHow::Grpc(grpc) => named(&mut grpc.authority),
     }
     Some(Box::new(check))
 }

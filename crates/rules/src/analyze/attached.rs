@@ -23,7 +23,9 @@ impl Surroundings for Known<'_, '_> {
                 ServiceProtocol::Tls => PortProtocol::Tls,
                 ServiceProtocol::Tcp => PortProtocol::Tcp,
                 ServiceProtocol::Detect => PortProtocol::Detect,
-                _ => PortProtocol::Http,
+                ServiceProtocol::Http => PortProtocol::Http,
+                ServiceProtocol::Http2 => PortProtocol::Http2,
+                ServiceProtocol::Grpc => PortProtocol::Grpc,
             });
             described.or_else(|| registered?.get(&port).copied()).unwrap_or(PortProtocol::Detect)
         };

@@ -32,22 +32,24 @@ pub(super) fn slow(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 /// A port that does not speak as the check does is not checked.
 pub(super) fn unasked(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog else { return };
-    for (rule, HealthCheckIntent { check, port, place }) in all(scene) {
+    for (rule, intent) in all(scene) {
         let Some(service) = catalog.services.get(&rule.host) else { continue };
-        let speaks = |protocol: &PortProtocol| match &check.how {
-            CheckHow::Tcp(_) => true,
-            CheckHow::Http(_) | CheckHow::Grpc(_) => protocol.is_http(),
-        };
+        let asks = |(port, spoken): (&u16, &PortProtocol)| intent.asks(*port, *spoken);
+        if service.ports.is_empty() || service.ports.iter().any(asks) {
+            continue;
+        }
         let host = quote(short(&rule.host));
-        let why = match port {
-            Some(port) => match service.ports.get(port) {
-                None => format!("{host} has no port {port}"),
-                Some(protocol) if !speaks(protocol) => format!("port {port} of {host} does not speak HTTP"),
-                Some(_) => continue,
-            },
-            None if service.ports.is_empty() || service.ports.values().any(speaks) => continue,
-            None => format!("no port of {host} speaks HTTP"),
+        let is_http = service.ports.values().any(|spoken| spoken.is_http());
+        let why = match intent.port {
+            Some(port) if !service.ports.contains_key(&port) => format!("{host} has no port {port}"),
+            Some(port) => format!("port {port} of {host} does not speak HTTP"),
+            None if !is_http => format!("no port of {host} speaks HTTP"),
+            None if matches!(intent.check.how, CheckHow::Grpc(_)) => {
+                format!("no port of {host} is declared to speak gRPC or HTTP/2")
+            }
+            None => format!("all HTTP that {host} speaks is gRPC"),
         };
+        let place = &intent.place;
         let message = format!("{} has no effect: {why}; check by tcp, or name another port", place.path);
         findings.push(finding(Severity::Warning, code::CHECK, &rule.origin, place, message));
     }

@@ -131,7 +131,8 @@ fn otherwise<'s>(
         described.flat_map(|service| service.ports.get(&port)).next().map(|port| class(port.protocol));
     let registered = || catalog.services.get(host)?.ports.get(&port).copied();
     let spoken = described.or_else(registered)?;
-    let differs = class(said) != spoken && spoken != PortProtocol::Detect && said != ServiceProtocol::Detect;
+    let is_declared = spoken != PortProtocol::Detect && said != ServiceProtocol::Detect;
+    let differs = is_declared && !class(said).is_alike(spoken);
     differs.then(|| {
         let message = format!(
             "{}: port {port} of {} was registered with another protocol than the listener says, and that holds",
@@ -145,7 +146,9 @@ fn otherwise<'s>(
 fn class(protocol: ServiceProtocol) -> PortProtocol {
     match protocol {
         ServiceProtocol::Detect => PortProtocol::Detect,
-        ServiceProtocol::Http | ServiceProtocol::Http2 | ServiceProtocol::Grpc => PortProtocol::Http,
+        ServiceProtocol::Http => PortProtocol::Http,
+        ServiceProtocol::Http2 => PortProtocol::Http2,
+        ServiceProtocol::Grpc => PortProtocol::Grpc,
         ServiceProtocol::Tls => PortProtocol::Tls,
         ServiceProtocol::Tcp => PortProtocol::Tcp,
     }

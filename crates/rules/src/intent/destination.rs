@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outrigger_model::cluster::{
-    Balance, Breaker, HealthCheck, Keepalive, LoadReports, Outlier, RetryBudget, Warmup,
+    Balance, Breaker, CheckHow, HealthCheck, Keepalive, LoadReports, Outlier, RetryBudget, Warmup,
 };
 use outrigger_model::route::HashOn;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendTls, ClientTls, Host, Nearness, Origin, Place, Say, Visibility};
+use crate::catalog::PortProtocol;
 
 /// Subsets and client-side policy of one host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -240,6 +241,23 @@ pub struct HealthCheckIntent {
     pub port: Option<u16>,
     /// Where it was written.
     pub place: Place,
+}
+
+impl HealthCheckIntent {
+    /// Whether a port is asked that speaks so: all that speak as the check does, or the one that is named, if it may speak so.
+    pub fn asks(&self, port: u16, spoken: PortProtocol) -> bool {
+        let is_named = match self.port {
+            Some(named) if named != port => return false,
+            named => named.is_some(),
+        };
+        match (&self.check.how, spoken) {
+            (CheckHow::Tcp(_), _) => true,
+            (CheckHow::Http(_) | CheckHow::Grpc(_), PortProtocol::Tcp | PortProtocol::Tls) => false,
+            (CheckHow::Http(_), PortProtocol::Grpc) => is_named,
+            (CheckHow::Grpc(_), PortProtocol::Http | PortProtocol::Detect) => is_named,
+            (CheckHow::Http(_) | CheckHow::Grpc(_), _) => true,
+        }
+    }
 }
 
 /// How an endpoint is picked.

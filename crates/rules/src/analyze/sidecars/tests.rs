@@ -124,6 +124,7 @@ fn a_listener_that_speaks_otherwise_than_its_service_is_told() {
     let spec = |protocol: &str, host: &str| {
         format!("egress: [{{port: {{number: 80, protocol: {protocol}, name: a}}, hosts: [{host}]}}]")
     };
+    assert_eq!(found(&sidecar("a", "", &spec("GRPC", "./web"))), Vec::<String>::new());
     for (protocol, host) in [("TCP", "./web"), ("HTTP", "bank/pay")] {
         let told = only(&sidecar("a", "", &spec(protocol, host)));
         assert!(told.contains("warning OUT0006") && told.contains("another protocol"), "{told}");

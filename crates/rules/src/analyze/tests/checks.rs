@@ -15,11 +15,41 @@ fn a_check_that_waits_longer_than_its_interval_is_told() {
 }
 
 #[test]
+fn a_check_that_no_port_takes_by_itself_is_told() {
+    let found = |spoken: PortProtocol, check: &str| {
+        let mut catalog = catalog();
+        let reviews = Resolver::default().service("reviews", "shop");
+        catalog.services.get_mut(&reviews).unwrap().ports.insert(80, spoken);
+        let told = analyze(&objects(&page("reviews", check)), Some(&catalog));
+        told.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    use PortProtocol::{Detect, Grpc, Http, Http2};
+    for (spoken, check, wanted) in [
+        (Http, "{grpc: {}}", "no port of \"reviews.shop\" is declared to speak gRPC or HTTP/2"),
+        (Detect, "{grpc: {}}", "no port of \"reviews.shop\" is declared to speak gRPC or HTTP/2"),
+        (Grpc, "{http: {path: /}}", "all HTTP that \"reviews.shop\" speaks is gRPC"),
+    ] {
+        let told = found(spoken, check);
+        assert!(told.len() == 1 && told[0].contains("warning OUT0115"), "{spoken:?} {check}: {told:#?}");
+        assert!(told[0].contains(wanted), "{told:#?}");
+        assert_eq!(found(spoken, &check.replace("}}", "}, port: 80}")), Vec::<String>::new(), "it is named");
+    }
+    for (spoken, check) in [
+        (Grpc, "{grpc: {}}"),
+        (Http2, "{grpc: {}}"),
+        (Http2, "{http: {path: /}}"),
+        (Detect, "{http: {path: /}}"),
+    ] {
+        assert_eq!(found(spoken, check), Vec::<String>::new(), "{spoken:?} {check}");
+    }
+}
+
+#[test]
 fn a_check_that_no_port_takes_is_told() {
     for (service, check) in [
         ("reviews", "{http: {path: /}}"),
         ("reviews", "{http: {path: /}, port: 80}"),
-        ("reviews", "{grpc: {}}"),
+        ("reviews", "{grpc: {}, port: 80}"),
         ("stock", "{tcp: {}}"),
         ("stock", "{tcp: {}, port: 90}"),
     ] {
