@@ -110,18 +110,44 @@ pub(super) fn wildcards(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// A rule for a destination, and which clients have it.
+struct Word<'o> {
+    rule: &'o DestinationIntent,
+    clients: Cow<'o, Visibility>,
+    /// It has a say for clients of other namespaces.
+    counts: bool,
+}
+
+impl<'o> Word<'o> {
+    fn of(scene: &Scene<'_>, rule: &'o DestinationIntent) -> Self {
+        let own = &rule.origin.namespace;
+        let counts = scene.say(&rule.host, own).counts(own);
+        let clients = match counts {
+            true => Cow::Borrowed(&rule.visibility),
+            false => {
+                let own = Some(own).filter(|own| rule.visibility.includes(own));
+                Cow::Owned(Visibility::Namespaces(own.cloned().into_iter().collect()))
+            }
+        };
+        Self { rule, clients, counts }
+    }
+}
+
 /// Rules of one namespace are merged: an error is what would be lost by that. Of two namespaces the client's own goes first.
 pub(super) fn destinations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    for rules in scene.by_host.values() {
-        for (at, second) in rules.iter().enumerate() {
-            let rivals = rules[..at].iter().filter(|first| {
-                !same_object(&first.origin, &second.origin) && overlap(&first.visibility, &second.visibility)
+    for rules in scene.by_host.values().filter(|rules| rules.len() > 1) {
+        let words: Vec<Word<'_>> = rules.iter().map(|rule| Word::of(scene, rule)).collect();
+        for (at, second) in words.iter().enumerate() {
+            let rivals = words[..at].iter().filter(|first| {
+                !same_object(&first.rule.origin, &second.rule.origin)
+                    && overlap(&first.clients, &second.clients)
             });
             // Of many rivals one is told, which bounds the findings by the number of rules.
             if let Some((severity, place, message)) =
                 rivals.take(MOST_RIVALS).find_map(|first| lost(first, second))
             {
-                findings.push(finding(severity, code::DUPLICATE_DESTINATION, &second.origin, place, message));
+                let origin = &second.rule.origin;
+                findings.push(finding(severity, code::DUPLICATE_DESTINATION, origin, place, message));
             }
         }
     }
@@ -131,10 +157,8 @@ pub(super) fn destinations(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 const MOST_RIVALS: usize = 100;
 
 /// What is lost where both rules hold.
-fn lost<'o>(
-    first: &DestinationIntent,
-    second: &'o DestinationIntent,
-) -> Option<(Severity, &'o Place, String)> {
+fn lost<'o>(one: &Word<'_>, another: &Word<'o>) -> Option<(Severity, &'o Place, String)> {
+    let (first, second) = (one.rule, another.rule);
     // What policies say of TLS has conditions of its own.
     if !first.backend_tls.is_empty() || !second.backend_tls.is_empty() {
         return None;
@@ -142,9 +166,19 @@ fn lost<'o>(
     let (host, other) = (short(&second.host), seen_from(&second.origin, &first.origin));
     let at = position(&Origin { line: first.place.line, ..first.origin.clone() });
     if first.origin.namespace != second.origin.namespace {
+        let which = match (one.counts, another.counts) {
+            (true, true) => {
+                "clients have only one of them: that of their own namespace, or else of the host's; put them into one object"
+                    .to_owned()
+            }
+            (counts, _) => {
+                let own = if counts { &second.origin } else { &first.origin };
+                let namespace = &own.namespace;
+                format!("clients of namespace {namespace} have theirs alone; say in {own} all that is to hold for them")
+            }
+        };
         let message = format!(
-            "{} and {other} (at {at}) both define subsets or policy of {host}, and clients have only one of them: that of their \
-             own namespace, or else of the host's; put them into one object",
+            "{} and {other} (at {at}) both define subsets or policy of {host}, and {which}",
             second.origin
         );
         return Some((Severity::Warning, &second.place, message));

@@ -65,6 +65,31 @@ fn a_policy_of_another_namespace_is_told_where_nobody_has_it() {
 }
 
 #[test]
+fn policies_of_namespaces_whose_clients_never_have_both_are_no_fight() {
+    let policy = |of_whom: &str, balance: &str| {
+        let spec = format!("host: reviews\ntrafficPolicy: {{loadBalancer: {{simple: {balance}}}}}");
+        of(of_whom, &object("networking.istio.io/v1", "DestinationRule", &spec))
+    };
+    let (web, front) = (policy("web", "RANDOM"), policy("front", "ROUND_ROBIN"));
+    let fights = |rules: &str| {
+        let all = told(rules, "web").into_iter().filter(|one| one.contains("OUT0102"));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(fights(&both(&web, &front)), [""; 0], "each holds for its own clients");
+    for rules in [both(&policy("shop", "ROUND_ROBIN"), &web), both(&web, &policy("shop", "ROUND_ROBIN"))] {
+        let found = fights(&rules);
+        assert!(found.len() == 1 && found[0].contains("warning OUT0102"), "{found:?}");
+        let who = "clients of namespace web have theirs alone; say in DestinationRule web/reviews";
+        assert!(found[0].contains(who), "{found:?}");
+    }
+    let away = exported("front", &policy("shop", "ROUND_ROBIN"));
+    assert_eq!(fights(&both(&away, &web)), [""; 0], "those of web have but their own");
+    let root = policy("istio-system", "RANDOM");
+    let found = fights(&both(&policy("shop", "ROUND_ROBIN"), &root));
+    assert!(found.len() == 1 && found[0].contains("or else of the host's"), "{found:?}");
+}
+
+#[test]
 fn a_subset_that_some_clients_lack_is_an_error_where_such_clients_are_there() {
     let routed = to("host: reviews, subset: v1");
     let own = exported(".", &destination(&["v1"]));
