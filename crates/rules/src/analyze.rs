@@ -5,6 +5,7 @@
 
 mod attached;
 mod backend_tls;
+mod callers;
 mod checks;
 mod conflicts;
 mod cors;
@@ -111,6 +112,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check { code: code::NO_ADDRESS, what: "bytes without an address", run: servers::without_address },
     Check { code: code::NOBODY, what: "a rule for callers that do not exist", run: nobody::callers },
+    Check { code: code::NOBODY, what: "a match on callers that do not exist", run: callers::unknown },
+    Check { code: code::NOBODY, what: "a match on a port that nobody calls", run: callers::ports },
     Check { code: code::NOBODY, what: "a rule for a method that does not exist", run: nobody::methods },
     Check { code: code::NO_SUCH_PATH, what: "a path that no request has", run: paths::impossible },
     Check { code: code::STAR, what: "a path of a route with a * in it", run: paths::stars },

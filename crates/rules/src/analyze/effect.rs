@@ -178,6 +178,6 @@ pub(super) fn no_port(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// The ports that requests for a route's hosts come to.
-fn asked_at(scene: &Scene<'_>, catalog: &ServiceCatalog, route: &RouteIntent) -> BTreeSet<u16> {
+pub(super) fn asked_at(scene: &Scene<'_>, catalog: &ServiceCatalog, route: &RouteIntent) -> BTreeSet<u16> {
     route.hosts.iter().filter_map(|host| scene.ports_of(catalog, host)).flatten().collect()
 }

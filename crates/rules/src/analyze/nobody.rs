@@ -133,14 +133,6 @@ pub(super) fn callers(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             unknown(&callers, &policy.origin, rule, findings);
         }
     }
-    for route in &scene.routes {
-        for block in route.http.iter().flat_map(|http| &http.matches) {
-            let namespace = block.source_namespace.as_deref();
-            if let Some(namespace) = namespace.filter(|namespace| !callers.namespaces.contains(namespace)) {
-                tell(&route.origin, &block.place, "namespace", namespace, &[], findings);
-            }
-        }
-    }
 }
 
 fn unknown(callers: &Callers<'_>, origin: &Origin, rule: &AuthorizationRule, findings: &mut Vec<Finding>) {

@@ -3,6 +3,7 @@ use crate::catalog::{CatalogProvider, CatalogService, CatalogWorkload, Labels, P
 use crate::host::Resolver;
 use crate::testing::{object, objects, virtual_service};
 
+mod callers;
 mod checks;
 mod delegates;
 mod effect;
