@@ -89,9 +89,13 @@ pub(super) fn istio(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
     let outlier = Outlier {
         consecutive_5xx: count("consecutive5xxErrors", common.consecutive_5xx),
         consecutive_gateway: count("consecutiveGatewayErrors", gateway),
-        consecutive_local: count("consecutiveLocalOriginFailures", common.consecutive_local),
-        local_apart: reader.boolean(fields.get("splitExternalLocalOriginErrors")).unwrap_or(false),
         // 0 is "not set" in protobuf.
+        consecutive_local: match count("consecutiveLocalOriginFailures", 0) {
+            0 => common.consecutive_local,
+            failures => failures,
+        },
+        local_apart: reader.boolean(fields.get("splitExternalLocalOriginErrors")).unwrap_or(false),
+        // The same.
         failure_percentage: reader
             .number(fields.get("failurePercentageThreshold"), 0..=100)
             .filter(|threshold| *threshold > 0)
@@ -99,12 +103,15 @@ pub(super) fn istio(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Outlier> {
         ..common
     };
     outrun(reader, &fields, &outlier, "consecutive5xxErrors");
-    if let Some(at) = fields.get("consecutiveLocalOriginFailures").filter(|_| !outlier.local_apart) {
+    if let Some(at) = fields.get("consecutiveLocalOriginFailures")
+        && !outlier.local_apart
+        && at.node.to_json() != 0
+    {
         let message = format!(
             "{} has no effect without splitExternalLocalOriginErrors: failures of the connection count as 5xx",
             at.path
         );
-        reader.warn(code::NO_EFFECT, &at, message);
+        reader.error(&at, message);
     }
     Some(outlier)
 }
@@ -321,7 +328,14 @@ mod tests {
         let told = one_told(&rule("{consecutive5xxErrors: 3, consecutiveGatewayErrors: 4}"));
         assert!(told.contains("set consecutive5xxErrors to 0 or higher"), "{told}");
         let told = one_told(&rule("{consecutiveLocalOriginFailures: 3}"));
-        assert!(told.contains("has no effect without splitExternalLocalOriginErrors"), "{told}");
+        assert!(
+            told.contains("error") && told.contains("has no effect without splitExternalLocalOriginErrors"),
+            "{told}"
+        );
+        for unset in ["", ", splitExternalLocalOriginErrors: true"] {
+            let found = outlier(&rule(&format!("{{consecutiveLocalOriginFailures: 0{unset}}}")));
+            assert_eq!(found.consecutive_local, 5, "protobuf's 0 is none");
+        }
     }
 
     #[test]

@@ -69,7 +69,8 @@ const MOST: usize = 64;
 /// `localityLbSetting`, or what a native page has in its place.
 pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>, native: bool) -> Option<Nearness> {
     let fields = reader.fields(at, if native { &NATIVE } else { &SETTING })?;
-    let mut nearness = order(reader, at, &fields, true)?;
+    // In Istio a place that is to get nothing is left out.
+    let mut nearness = order(reader, at, &fields, Some(if native { 0 } else { 1 }))?;
     if native {
         more(reader, at, &fields, &mut nearness);
     }
@@ -79,7 +80,7 @@ pub(super) fn read(reader: &mut Reader<'_>, at: &At<'_>, native: bool) -> Option
 /// `zoneAwareLbSetting`.
 pub(super) fn zone_aware(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Nearness> {
     let fields = reader.fields(at, &ZONE_SETTING)?;
-    let mut nearness = order(reader, at, &fields, false)?;
+    let mut nearness = order(reader, at, &fields, None)?;
     let default = ZoneAware::default();
     let min_endpoints =
         reader.number(fields.get("minClusterSize"), 0..=u32::MAX).unwrap_or(default.min_endpoints);
@@ -130,10 +131,10 @@ fn more(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, nearness: &mu
     }
 }
 
-/// What all settings have alike: in which order places come. `distributes`: the setting has shares, too.
-fn order(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, distributes: bool) -> Option<Nearness> {
+/// What all settings have alike: in which order places come. `least`: the setting has shares, too, of at least so much.
+fn order(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, least: Option<u32>) -> Option<Nearness> {
     let enabled = reader.boolean(fields.get("enabled")).unwrap_or(true);
-    let shares = if distributes { fields.get("distribute") } else { None };
+    let shares = least.and_then(|_| fields.get("distribute"));
     let lists = [shares.clone(), fields.get("failover"), fields.get("failoverPriority")];
     for list in lists.into_iter().flatten() {
         if reader.list(Some(list.clone())).len() > MOST {
@@ -143,7 +144,7 @@ fn order(reader: &mut Reader<'_>, at: &At<'_>, fields: &Fields<'_>, distributes:
     }
     let mut nearness = Nearness::default();
     for item in reader.list(shares.clone()) {
-        nearness.distribute.extend(distribution(reader, &item));
+        nearness.distribute.extend(distribution(reader, &item, least.unwrap_or(0)));
     }
     for (i, one) in nearness.distribute.iter().enumerate() {
         if let Some(at) = &shares
@@ -195,7 +196,7 @@ fn pattern(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> Option<PlacePatt
     found
 }
 
-fn distribution(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Distribution> {
+fn distribution(reader: &mut Reader<'_>, at: &At<'_>, least: u32) -> Option<Distribution> {
     let fields = reader.fields(at, &DISTRIBUTE)?;
     for needed in ["from", "to"] {
         if !fields.has(needed) {
@@ -210,7 +211,7 @@ fn distribution(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Distribution> {
     let count = entries.len();
     let mut to = Vec::new();
     for (key, item) in entries {
-        let share = reader.number(Some(item.clone()), 0..=100);
+        let share = reader.number(Some(item.clone()), least..=100);
         to.extend(pattern(reader, &item, &key.text).zip(share));
     }
     let sum: u32 = to.iter().map(|(_, share)| share).sum();

@@ -68,7 +68,11 @@ fn weights_that_no_client_could_add_up_keep_their_proportion() {
 
 /// Region, zone, priority and weight of each place.
 fn places(client: &str, setting: &str) -> Vec<(String, u32, u32)> {
-    let compiled = compiled(mesh(client), &rule(setting));
+    places_by(client, &rule(setting))
+}
+
+fn places_by(client: &str, rules: &str) -> Vec<(String, u32, u32)> {
+    let compiled = compiled(mesh(client), rules);
     let web = scope(ClientKind::Outrigger, "web", "web-1");
     let Some(Resource::Endpoints(set)) = get(&compiled, &web, ResourceKind::Endpoints, CATALOG) else {
         panic!("no endpoints")
@@ -149,7 +153,9 @@ fn shares_go_where_the_rule_says_and_nowhere_else() {
     let of = |place: &str, share: u32| (place.to_owned(), 0, share * 1_000);
     assert_eq!(found, [of("eu/a", 70), of("eu/b", 10), of("us/a", 20)], "asia has no share");
     assert_eq!(places("us/a", setting).len(), 4, "nothing is said of clients there");
-    let apart = places("eu/a", "{distribute: [{from: eu, to: {eu/a: 0, '*': 100}}]}");
+    let page = "apiVersion: outrigger.io/v1\nkind: TrafficRules\nmetadata: {name: catalog, namespace: shop}\nspec:\n  service: catalog\n  \
+                loadBalancing: {locality: {distribute: [{from: eu, to: {eu/a: 0, '*': 100}}]}}\n";
+    let apart = places_by("eu/a", page);
     assert_eq!(
         apart.iter().map(|(place, ..)| place.as_str()).collect::<Vec<_>>(),
         ["asia/a", "eu/b", "us/a"]

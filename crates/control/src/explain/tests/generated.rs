@@ -92,7 +92,7 @@ fn virtual_service(rng: &mut Rng, name: &str) -> String {
             format!("timeout: {}", of(rng, &TIMES)),
             format!(
                 "retries: {{attempts: {}, retryOn: '{}', perTryTimeout: {}}}",
-                rng.u8(..4),
+                1 + rng.u8(..3),
                 of(rng, &["5xx", "503,reset", "never"]),
                 of(rng, &TIMES)
             ),

@@ -290,6 +290,7 @@ fn a_locality_setting_that_cannot_be_is_an_error_that_says_why() {
     for (setting, wanted) in [
         ("{distribute: [{from: eu, to: {us: 50}}]}", "the shares sum to 50, not to 100"),
         ("{distribute: [{from: eu, to: {us: 101}}]}", "must be"),
+        ("{distribute: [{from: eu, to: {us: 0, asia: 100}}]}", "must be"),
         ("{distribute: [{from: e*, to: {us: 100}}]}", "must be REGION/ZONE/SUBZONE"),
         ("{distribute: [{from: eu, to: {us: 100}}, {from: eu/a, to: {us: 100}}]}", "[1].from overlaps"),
         ("{distribute: [{to: {us: 100}}]}", "from"),

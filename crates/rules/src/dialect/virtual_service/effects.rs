@@ -54,6 +54,14 @@ pub(super) fn redirect(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(Redirect
         status: code,
         ..Redirect::default()
     };
+    let nowhere = Redirect { status: code, ..Redirect::default() };
+    if redirect == nowhere && !fields.has("scheme") && !fields.has("port") && !fields.has("derivePort") {
+        let message = format!(
+            "{} leads nowhere else: it needs uri, prefixRewrite, authority, scheme, port or derivePort",
+            at.path
+        );
+        reader.error(at, message);
+    }
     Some((redirect, to_request_port))
 }
 
@@ -109,7 +117,16 @@ pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryPolic
     let Some(at) = at else { return default };
     let Some(fields) = reader.fields(&at, &RETRIES) else { return default };
     let attempts = reader.number(fields.get("attempts"), 0..=100);
-    if !fields.has("attempts") {
+    let is_said = |name: &&'static str| fields.get(*name).is_some_and(|at| at.node.to_json() != "");
+    let said = ["perTryTimeout", "retryOn", "retryRemoteLocalities"].into_iter().find(is_said);
+    let off = attempts == Some(0) || !fields.has("attempts");
+    if let Some(said) = said.filter(|_| off) {
+        let message = format!(
+            "{} has {said}, but no attempts, or 0, with which retries are off: write attempts, or leave {said} out",
+            at.path
+        );
+        reader.error(&at, message);
+    } else if !fields.has("attempts") {
         let message =
             format!("{} has no attempts, which Istio reads as 0: retries are off. Write attempts", at.path);
         reader.warn(code::NO_EFFECT, &at, message);

@@ -166,7 +166,7 @@ fn a_wrong_retry_condition_is_told_with_the_right_one() {
 
 #[test]
 fn retries_without_attempts_are_off_and_say_so() {
-    let text = http("retries: {retryOn: 5xx}");
+    let text = http("retries: {backoff: 10ms}");
     assert!(one_told(&text).contains("warning OUT0006"));
     assert_eq!(retry(&route(&text).http[0]).attempts, 0);
 }
@@ -425,6 +425,26 @@ fn a_header_value_with_a_line_break_is_refused() {
 }
 
 #[test]
+fn a_redirect_that_leads_nowhere_else_is_refused_as_in_istio() {
+    let redirect =
+        |fields: &str| virtual_service(&format!("hosts: [reviews]\nhttp:\n- redirect: {{{fields}}}"));
+    for nowhere in ["", "redirectCode: 302", "uri: ''", "authority: '', redirectCode: 307"] {
+        assert!(one_told(&redirect(nowhere)).contains("leads nowhere else"), "{nowhere}");
+    }
+    for somewhere in [
+        "uri: /a",
+        "prefixRewrite: /a",
+        "authority: a.example",
+        "scheme: https",
+        "port: 8443",
+        "derivePort: FROM_REQUEST_PORT",
+    ] {
+        assert!(told(&redirect(somewhere)).is_empty(), "{somewhere}");
+    }
+    assert!(told(&http("retries: {attempts: 0, retryOn: '', backoff: 10ms}")).is_empty());
+}
+
+#[test]
 fn what_istio_refuses_is_refused_here() {
     for (fields, part) in [
         ("rewrite: {}", "spec.http[0].rewrite says nothing"),
@@ -434,6 +454,12 @@ fn what_istio_refuses_is_refused_here() {
         ("timeout: 100us", "must be whole milliseconds, not 100\u{b5}s"),
         ("timeout: 1.0005s", "must be whole milliseconds"),
         ("retries: {attempts: 1, perTryTimeout: 10ns}", "must be whole milliseconds"),
+        (
+            "retries: {attempts: 0, perTryTimeout: 1s}",
+            "spec.http[0].retries has perTryTimeout, but no attempts, or 0",
+        ),
+        ("retries: {attempts: 0, retryOn: 5xx}", "spec.http[0].retries has retryOn"),
+        ("retries: {retryOn: 5xx}", "spec.http[0].retries has retryOn"),
         ("fault: {delay: {fixedDelay: 1us, percentage: {value: 1}}}", "must be whole milliseconds"),
         ("rewrite: {uriRegexRewrite: {match: '/a/(.*)', rewrite: '/\\2'}}", "\\2 is none of the 1 groups"),
         ("rewrite: {uriRegexRewrite: {match: '/a', rewrite: '/\\x'}}", "\\x is none of the 0 groups"),
