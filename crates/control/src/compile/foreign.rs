@@ -355,6 +355,17 @@ fn by_load(balance: Balance) -> bool {
     matches!(balance, Balance::LeastOf(_) | Balance::PeakEwma { .. })
 }
 
+/// The same of a cluster, whose default such clients have not, either: where a rule asks for it, that is told.
+fn asks_for_load(cluster: &Cluster, lens: &Lens<'_>) -> bool {
+    let written = || {
+        let outbound = Outbound::parse(&cluster.name)?;
+        let rule = lens.destination_for(&lens.resolve(outbound.host)?)?;
+        let subset = Some(outbound.subset).filter(|subset| !subset.is_empty());
+        rule.effective(subset, outbound.port).load_balancing
+    };
+    by_load(cluster.balance) || cluster.balance == Balance::LeastRequest && written().is_some()
+}
+
 /// Leaves of ejection what gRPC knows (A50): rates, and not what comes in a row. Whether that is all that was wanted.
 fn grpc_outlier(outlier: &mut Option<Outlier>) -> bool {
     let Some(rules) = outlier else { return true };
@@ -387,7 +398,7 @@ fn grpc_cluster(cluster: &mut Cluster, lens: &Lens<'_>) -> Fitted {
     lacks("health checks of endpoints by a rule", cluster.health_check.take().is_some());
     lacks("warm-up", cluster.warmup.take().is_some());
     lacks("random choice (they take turns)", cluster.balance == Balance::Random);
-    lacks("choice by load or latency (they take turns)", by_load(cluster.balance));
+    lacks("choice by load or latency (they take turns)", asks_for_load(cluster, lens));
     lacks("capacity of what is near", cluster.capacity.take().is_some());
     lacks("limits but of requests in flight", std::mem::replace(&mut cluster.limits, limits) != limits);
     lacks("connect timeout of the rule's", cluster.connect_timeout != plain.connect_timeout);

@@ -356,6 +356,13 @@ pub(super) fn retry_on(reader: &mut Reader<'_>, at: &At<'_>, text: &str) -> (Vec
             reader.error_meant(at, message, meant);
         }
     }
+    if statuses.is_empty() && on.contains(&RetryOn::RetriableStatusCodes) {
+        let message = format!(
+            "{}: retriable-status-codes has no effect without a status beside it, such as 503",
+            at.path
+        );
+        reader.warn(code::NO_EFFECT, at, message);
+    }
     // Each once, in one order: two spellings of a list are one resource. That statuses count goes without saying.
     on.retain(|on| statuses.is_empty() || *on != RetryOn::RetriableStatusCodes);
     on.sort_unstable();

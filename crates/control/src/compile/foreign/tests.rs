@@ -104,6 +104,7 @@ fn what_a_grpc_client_cannot_do_of_a_cluster_is_not_sent_and_is_said() {
         ("connectionPool: {tcp: {maxConnections: 3}}", "limits but of requests in flight"),
         ("connectionPool: {tcp: {maxConnectionDuration: 1h}}", "limits of a connection's age"),
         ("loadBalancer: {simple: RANDOM}", "random choice"),
+        ("loadBalancer: {simple: LEAST_REQUEST}", "choice by load"),
         ("loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s}}", "warm-up"),
         ("tls: {mode: SIMPLE}", "roots but the mesh's"),
     ] {

@@ -4,7 +4,7 @@ use outrigger_model::matcher::StringMatch;
 use outrigger_model::route::{Cors, FaultStatus, PathMatch, RetryOn, RetryPolicy, RouteAction};
 
 use crate::intent::{HttpRoute, Target, Visibility};
-use crate::testing::{objects, one_told, route, told, virtual_service};
+use crate::testing::{object, objects, one_told, route, told, virtual_service};
 
 mod others;
 
@@ -162,6 +162,21 @@ fn a_wrong_retry_condition_is_told_with_the_right_one() {
     let told = one_told(&http("retries: {attempts: 1, retryOn: 'connect-failur'}"));
     assert!(told.contains("rules.yaml:9:37 error IST0106"), "{told}");
     assert!(told.ends_with("Did you mean \"connect-failure\"?"), "{told}");
+}
+
+#[test]
+fn statuses_that_are_to_be_retried_and_are_not_there_are_told() {
+    let retries = |on: &str| http(&format!("retries: {{attempts: 2, retryOn: '{on}'}}"));
+    let told_of = one_told(&retries("5xx,retriable-status-codes"));
+    assert!(
+        told_of.contains("warning OUT0006") && told_of.contains("without a status beside it"),
+        "{told_of}"
+    );
+    assert!(told(&retries("retriable-status-codes,409")).is_empty());
+    let page = "service: reviews\nretry: {retryOn: [retriable-status-codes]}";
+    assert!(
+        one_told(&object("outrigger.io/v1", "TrafficRules", page)).contains("without a status beside it")
+    );
 }
 
 #[test]
