@@ -64,7 +64,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         if !fresh && revives(ctx, &result) {
             fresh = true;
             duration::between(ctx);
-            tried.pop();
+            untry(ctx, &mut tried);
             ctx.body.rewind();
             continue;
         }
@@ -160,6 +160,14 @@ fn forgo(ctx: &mut RequestCtx<'_>) {
         && extras.pass.is_some()
     {
         extras.pass = None;
+    }
+}
+
+/// The last attempt had nobody at its end. Rivals may have been asked since.
+fn untry(ctx: &RequestCtx<'_>, tried: &mut Tried) {
+    let last = ctx.record.endpoint.as_ref().map(|endpoint| endpoint.address);
+    if let Some(at) = tried.iter().rposition(|address| Some(*address) == last) {
+        tried.remove(at);
     }
 }
 

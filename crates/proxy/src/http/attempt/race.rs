@@ -124,7 +124,7 @@ pub async fn run<'p>(
     };
     tried.push(endpoint.address);
     ctx.record.endpoint = Some(endpoint.clone());
-    hedging.sent += 1;
+    hedging.begin(fresh);
     let started = ctx.now;
     let due = hedging.wait(plan, started).map(|wait| Box::pin(sleep_until(started + wait)));
     let limit = first_byte(plan, !hedging.policy.on_per_try_timeout);
@@ -217,7 +217,7 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             let leased = ready!(connecting.as_mut().poll(cx));
             ctx.tick();
             let sent = leased
-                .and_then(|leased| send(ctx, self.plan, self.hedging.sent, leased, &self.endpoint, slot));
+                .and_then(|leased| send(ctx, self.plan, self.hedging.number, leased, &self.endpoint, slot));
             if let Err(failure) = sent {
                 return self.first_failed(ctx, slot, failure);
             }

@@ -12,6 +12,8 @@ pub struct Hedging<'h> {
     pub(super) left: u32,
     /// Attempts so far.
     pub(super) sent: u32,
+    /// Which of them the present one is, of which the others are rivals.
+    pub(super) number: u32,
 }
 
 impl<'h> Hedging<'h> {
@@ -22,7 +24,15 @@ impl<'h> Hedging<'h> {
 
     /// For a request.
     pub fn new(policy: &'h HedgePolicy) -> Self {
-        Self { policy, left: policy.attempts.saturating_sub(1), sent: 0 }
+        Self { policy, left: policy.attempts.saturating_sub(1), sent: 0, number: 0 }
+    }
+
+    /// An attempt begins that is nobody's rival. What met a dead pooled connection is the same one on a fresh connection.
+    pub(super) fn begin(&mut self, fresh: bool) {
+        if !fresh {
+            self.sent += 1;
+            self.number = self.sent;
+        }
     }
 
     /// How long the others are waited for; `None`: for ever.
