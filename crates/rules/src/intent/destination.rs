@@ -171,13 +171,16 @@ impl DestinationIntent {
     }
 
     /// What holds for a port of the host, or of one of its subsets, by Istio's rules of inheritance: the host's policy, or
-    /// its port's instead; then the subset's fields over it; or the subset's port alone.
+    /// its port's instead; then the subset's fields over it; or the subset's port alone, which has no budget of its own.
     pub fn effective(&self, subset: Option<&str>, port: u16) -> TrafficPolicy {
         let base = self.ports.get(&port).unwrap_or(&self.policy);
         match subset.and_then(|name| self.subset(name)) {
             None => base.clone(),
             Some(subset) => match subset.ports.get(&port) {
-                Some(whole) => whole.clone(),
+                Some(whole) => {
+                    let around = subset.policy.retry_budget.or(base.retry_budget);
+                    TrafficPolicy { retry_budget: whole.retry_budget.or(around), ..whole.clone() }
+                }
                 None => subset.policy.over(base),
             },
         }

@@ -111,6 +111,22 @@ portLevelSettings:
 }
 
 #[test]
+fn a_port_of_a_subset_has_the_budget_around_it() {
+    let budget = |of_subset: &str| {
+        let spec = format!(
+            "host: reviews\ntrafficPolicy: {{retryBudget: {{percent: 30}}, outlierDetection: {{}}}}\nsubsets:\n- name: v1\n  \
+             labels: {{version: v1}}\n  trafficPolicy:\n    {of_subset}portLevelSettings:\n    - port: {{number: 80}}\n      \
+             loadBalancer: {{simple: RANDOM}}\n"
+        );
+        let effective = destination(&rule(&spec)).effective(Some("v1"), 80);
+        assert_eq!(effective.outlier, None, "all else stands alone");
+        effective.retry_budget.map(|budget| budget.percent)
+    };
+    assert_eq!(budget(""), Some(30.0));
+    assert_eq!(budget("retryBudget: {percent: 50}\n    "), Some(50.0));
+}
+
+#[test]
 fn tls_modes_arrive_and_mutual_needs_a_certificate() {
     let tls = destination(&policy("tls: {mode: ISTIO_MUTUAL, sni: x}")).policy.tls.unwrap();
     assert_eq!((tls.mode, tls.sni.as_deref()), (ClientTlsMode::IstioMutual, Some("x")));
