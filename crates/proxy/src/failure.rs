@@ -171,13 +171,25 @@ pub struct Failure {
     pub origin: Option<Arc<Origin>>,
     /// There were attempts before.
     pub retried: bool,
+    /// It would have been tried again, and what had been sent of its body is no longer there.
+    pub unreplayable: bool,
 }
 
 impl Failure {
     /// A failure of our own making, not to be retried.
     pub fn local(stage: Stage, kind: FailureKind, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self { side: Side::Local, stage, kind, retry: Retry::Never, detail, origin: None, retried: false }
+        let (retried, unreplayable) = (false, false);
+        Self {
+            side: Side::Local,
+            stage,
+            kind,
+            retry: Retry::Never,
+            detail,
+            origin: None,
+            retried,
+            unreplayable,
+        }
     }
 
     /// A failure of the peer that connected to us.

@@ -333,10 +333,11 @@ fn describe(failure: &Failure, to: &Audience<'_>) -> String {
     let hop = to.hop;
     let mut text = String::with_capacity(160);
     let reached = if failure.retry == Retry::Safe { "; reached=no" } else { "" };
+    let replay = if failure.unreplayable { "; replay=lost" } else { "" };
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "side={}; hop={hop}; stage={}; reason={}{reached}",
+        "side={}; hop={hop}; stage={}; reason={}{reached}{replay}",
         failure.side.name(),
         failure.stage.name(),
         failure.kind.name()

@@ -51,7 +51,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
     let mut _retry_permit = None;
     loop {
         ctx.record.attempts = number;
-        let result = match &mut hedging {
+        let mut result = match &mut hedging {
             None => attempt::run(ctx, plan, number, &mut tried, fresh, slot).await,
             Some(hedging) => {
                 let is_grpc = ctx.record.is_grpc;
@@ -78,7 +78,7 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         }
         let untouched = untouched(&result, slot);
         if !ctx.can_replay(untouched) {
-            tracing::debug!("a request is no longer replayable: its body is larger than the limit");
+            unreplayable(ctx, plan, &mut result, slot);
             return taken(ctx, plan, number, result, slot);
         }
         let Some(wait) = wait::before(ctx, policy, number, slot) else {
@@ -105,6 +105,20 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
         ctx.body.rewind();
         number += 1;
         fresh = false;
+    }
+}
+
+/// A retry is wanted, and what was sent of the body is no longer there: it is larger than what is kept, or memory was short.
+#[cold]
+fn unreplayable(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, result: &mut Result<(), Failed>, slot: &mut Slot) {
+    tracing::debug!("a request is no longer replayable: its body is not kept");
+    ctx.conn.worker.metrics.cluster(&plan.cluster.name).retry_unreplayable.inc();
+    if let Err(failed) = result {
+        failed.failure.unreplayable = true;
+    }
+    let of_attempt = slot.as_mut().and_then(|live| live.span.as_mut());
+    for span in of_attempt.into_iter().chain(ctx.record.span.as_mut()) {
+        span.set("outrigger.replay", "lost");
     }
 }
 

@@ -27,6 +27,7 @@ pub struct ClusterCells {
     pub retry_success: Counter,
     pub retry_overflow: Counter,
     pub retry_rate_limited: Counter,
+    pub retry_unreplayable: Counter,
     pub hedges: Counter,
     pub hedges_won: Counter,
     pub timeouts: Counter,
@@ -63,6 +64,7 @@ impl ClusterCells {
             &self.hedges,
             &self.hedges_won,
             &self.retry_rate_limited,
+            &self.retry_unreplayable,
         ];
         for (sum, cell) in total.counters.iter_mut().zip(counters) {
             *sum += cell.value();
@@ -75,7 +77,7 @@ impl ClusterCells {
     }
 }
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
     ("envoy_cluster_upstream_rq_total", "Attempts sent."),
     ("envoy_cluster_upstream_rq_retry", "Retries."),
     ("envoy_cluster_upstream_rq_retry_success", "Retries that succeeded."),
@@ -90,12 +92,16 @@ const COUNTERS: [(&str, &str); 11] = [
         "envoy_cluster_upstream_rq_retry_backoff_ratelimited",
         "Retries that waited as long as an answer asked for.",
     ),
+    (
+        "outrigger_retries_unreplayable_total",
+        "Retries that were not made because the body was no longer there.",
+    ),
 ];
 
 /// The sum over the workers.
 #[derive(Default)]
 pub(super) struct ClusterTotals {
-    counters: [u64; 11],
+    counters: [u64; 12],
     classes: [u64; 5],
     time: HistogramSnapshot,
     active: i64,

@@ -61,7 +61,7 @@ pub struct Live {
     pub framing: Framing,
     source: Source,
     lease: Lease,
-    pub(super) span: Option<Box<SpanRecord>>,
+    pub(in crate::http) span: Option<Box<SpanRecord>>,
     /// Interim heads so far; of HTTP/1 its parser counts them.
     interim: u8,
     reused: bool,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use outrigger_model::cluster::{Balance, Breaker, Discovery};
 use outrigger_model::route::{AuthorityOf, RetryOn, RetryPolicy};
+use outrigger_telemetry::metrics::{Page, Source};
 use tokio::sync::Notify;
 
 use super::rig::*;
@@ -204,8 +205,56 @@ async fn body_beyond_the_limit_is_no_longer_replayable() {
         let mut client = Wire::connect(rig.address).await;
         let body = "x".repeat(size);
         client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{body}")).await;
-        assert!(client.head().await.starts_with("HTTP/1.1 503"));
+        let head = client.head().await;
+        assert!(
+            head.starts_with("HTTP/1.1 503") && !headers(&head).contains_key("x-outrigger-error"),
+            "{head}"
+        );
         assert_eq!(seen.get(), 1);
+        assert!(unreplayable(&rig, 1), "and that is counted");
+    })
+    .await;
+}
+
+/// Whether so many retries were not made for want of the body.
+fn unreplayable(rig: &Rig, count: usize) -> bool {
+    let mut page = Page::new();
+    rig.worker.process.metrics.collect(&mut page);
+    let line = format!("outrigger_retries_unreplayable_total{{envoy_cluster_name=\"c\"}} {count}");
+    page.finish().lines().any(|one| one == line)
+}
+
+#[tokio::test]
+async fn a_failure_says_that_the_body_is_no_longer_there() {
+    run(async {
+        for (size, lost) in [(70_000, true), (100, false)] {
+            let seen: Count = Rc::default();
+            let count = seen.clone();
+            let app = upstream(move |_, mut wire| {
+                let count = count.clone();
+                async move {
+                    wire.head().await;
+                    wire.bytes(size).await;
+                    count.set(count.get() + 1);
+                }
+            })
+            .await;
+            let mut setup = Setup::to(&[app]);
+            setup.forward().retry = Some(RetryPolicy { attempts: 1, ..policy(&[RetryOn::Reset]) });
+            let rig = proxy(setup, Http1).await;
+            let mut client = Wire::connect(rig.address).await;
+            let body = "x".repeat(size);
+            client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{body}")).await;
+            let head = client.head().await;
+            let error = headers(&head)["x-outrigger-error"].clone();
+            assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+            assert_eq!(
+                (error.contains("; replay=lost"), seen.get()),
+                (lost, if lost { 1 } else { 2 }),
+                "{error}"
+            );
+            assert!(unreplayable(&rig, usize::from(lost)));
+        }
     })
     .await;
 }
