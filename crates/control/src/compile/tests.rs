@@ -21,6 +21,7 @@ mod changes;
 mod custom;
 mod deadlines;
 mod destinations;
+mod deterministic;
 mod fields;
 mod headless;
 mod inbound;
