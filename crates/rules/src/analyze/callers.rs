@@ -81,15 +81,17 @@ fn anybody(catalog: &ServiceCatalog, labels: &Labels, namespace: Option<&str>) -
     catalog.workloads.iter().filter(here).any(|workload| has(workload, labels))
 }
 
+/// What a label is, of all workloads that have it.
+fn values<'c>(catalog: &'c ServiceCatalog, key: &str) -> BTreeSet<&'c str> {
+    let all = catalog.workloads.iter();
+    all.filter_map(|workload| workload.labels.get(key)).map(String::as_str).collect()
+}
+
 /// What may be meant by the first label that nobody has.
 fn nearest(catalog: &ServiceCatalog, labels: &Labels) -> Option<String> {
-    let values = |key: &str| -> BTreeSet<&str> {
-        let all = catalog.workloads.iter();
-        all.filter_map(|workload| workload.labels.get(key)).map(String::as_str).collect()
-    };
     let (key, value, known) = labels
         .iter()
-        .map(|(key, value)| (key, value, values(key)))
+        .map(|(key, value)| (key, value, values(catalog, key)))
         .find(|(_, value, known)| !known.contains(value.as_str()))?;
     let value = closest(value, known.into_iter().take(MOST_CANDIDATES))?;
     Some(format!("{key}={value}"))

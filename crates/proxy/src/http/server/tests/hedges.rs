@@ -6,16 +6,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_model::cluster::{Balance, Discovery, RetryBudget, UpstreamProtocol};
-use outrigger_model::endpoint::{Endpoint, LocalityEndpoints};
+use outrigger_model::cluster::{Balance, RetryBudget, UpstreamProtocol};
 use outrigger_model::route::{HashOn, HedgeDelay, HedgePolicy, RetryOn, RetryPolicy};
 use outrigger_telemetry::metrics::{Page, Source};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::h2;
 use super::rig::*;
 use crate::protocol::HttpVersion::{Http1, Http2};
+
+mod dead;
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -441,59 +441,6 @@ async fn a_request_that_is_too_slow_speaks_against_one_instance() {
         let table = snapshot.cluster("c").unwrap().endpoints();
         let errors: u64 = table.all.iter().map(|endpoint| endpoint.totals().1).sum();
         assert_eq!(errors, 1, "as without hedging");
-    })
-    .await;
-}
-
-/// A pooled connection dies under the first attempt, after a rival was bad: what goes by a fresh one is still the first attempt, and whoever
-/// was asked besides is not asked again.
-#[tokio::test]
-async fn what_met_a_dead_connection_is_sent_again_as_the_same_attempt() {
-    run(async {
-        let go = Rc::new(Notify::new());
-        let leave = go.clone();
-        let first = upstream(move |number, mut wire| {
-            let leave = leave.clone();
-            async move {
-                loop {
-                    let head = wire.head().await;
-                    wire.send(&ok(&headers(&head)["x-envoy-attempt-count"])).await;
-                    if number == 0 {
-                        // Has the next request, and leaves without a word.
-                        wire.head().await;
-                        leave.notified().await;
-                        return;
-                    }
-                }
-            }
-        })
-        .await;
-        let asked: Count = Rc::default();
-        let count = asked.clone();
-        let rival = upstream(move |_, mut wire| {
-            let count = count.clone();
-            async move {
-                loop {
-                    wire.head().await;
-                    count.set(count.get() + 1);
-                    wire.send("HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n").await;
-                }
-            }
-        })
-        .await;
-        let mut setup = hedged(&[first], after(100 * MILLI));
-        let Discovery::Static(set) = &mut setup.cluster.discovery else { panic!() };
-        let endpoints = vec![Endpoint::new(rival)];
-        set.localities.push(LocalityEndpoints { priority: 1, endpoints, ..LocalityEndpoints::default() });
-        let rig = proxy(setup, Http1).await;
-        assert_eq!(ask(&rig, GET).await, ("200".into(), "1".into()));
-        let then = async {
-            bad_one(&rig).await;
-            go.notify_one();
-        };
-        let (answer, ()) = tokio::join!(ask(&rig, GET), then);
-        assert_eq!(answer, ("200".into(), "1".into()), "it is the first that the application sees");
-        assert_eq!(asked.get(), 1, "nobody is asked twice");
     })
     .await;
 }
