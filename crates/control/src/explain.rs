@@ -397,7 +397,7 @@ impl Work<'_> {
                 request.upgrades().find(|protocol| !forward.allows_upgrade(protocol, &http.upgrades))
         {
             let why = format!("an upgrade to {protocol} is not allowed here");
-            return self.outcome("answered", Some(request.answered(403)), origin, &why);
+            return self.outcome("answered", Some(403), origin, &why);
         }
         if let Some(abort) = route.config.fault.as_ref().and_then(|fault| fault.abort.as_ref()) {
             let status = abort.status.answered(request.is_grpc());
