@@ -409,8 +409,14 @@ impl Work<'_> {
                 return;
             }
         }
-        if self.is_preflight_answered(request, route) {
-            return self.outcome("answered", Some(200), origin, "a preflight, by the route's corsPolicy");
+        let preflights = self.preflights(request, route);
+        if preflights > 0.0 {
+            let often = if preflights < 100.0 { format!(", {preflights}% of them") } else { String::new() };
+            let why = format!("a preflight, by the route's corsPolicy{often}");
+            self.outcome("answered", Some(200), origin.clone(), &why);
+        }
+        if preflights >= 100.0 {
+            return;
         }
         match &route.config.action {
             RouteAction::Forward(forward) => {
@@ -427,9 +433,10 @@ impl Work<'_> {
         }
     }
 
-    fn is_preflight_answered(&mut self, request: &Asked, route: &CompiledRoute) -> bool {
-        let Some(cors) = &route.config.cors else { return false };
-        let Some(origin) = request.first("origin").filter(|origin| !origin.is_empty()) else { return false };
+    /// Of a hundred such requests so many are answered as a preflight is.
+    fn preflights(&mut self, request: &Asked, route: &CompiledRoute) -> f64 {
+        let Some(cors) = &route.config.cors else { return 0.0 };
+        let Some(origin) = request.first("origin").filter(|origin| !origin.is_empty()) else { return 0.0 };
         let allowed = route.allows_origin(origin.as_bytes());
         let word = if allowed { "may" } else { "may not" };
         self.answer
@@ -437,10 +444,7 @@ impl Work<'_> {
             .push(format!("pages of {origin} {word} read the answer, by the route's corsPolicy"));
         let asked = request.first("access-control-request-method").is_some_and(|method| !method.is_empty());
         let answered = asked && request.method() == "OPTIONS" && (allowed || !cors.forward_not_matching);
-        if answered && cors.percentage < 100.0 {
-            self.answer.notes.push(format!("the corsPolicy acts on {}% of the requests", cors.percentage));
-        }
-        answered
+        if answered { cors.percentage } else { 0.0 }
     }
 
     fn shares(&mut self, shares: &[WeightedCluster], sent: Option<&Sent<'_>>) {

@@ -1,3 +1,6 @@
+use outrigger_model::matcher::StringMatch;
+use outrigger_model::route::{Cors, Forward, Route, VirtualHost};
+
 use super::*;
 use crate::instance::{Protocol, State, sample};
 use crate::world::sample;
@@ -144,6 +147,41 @@ fn all_that_ejects_an_endpoint_is_said_and_nothing_else() {
     assert!(!limited.iter().any(|line| line.starts_with("ejects")), "{limited:?}");
     let warm = policy("loadBalancing: {warmup: {duration: 100s}}");
     assert!(warm.iter().any(|line| line == "new endpoints warm up over 100s"), "{warm:?}");
+}
+
+#[test]
+fn a_preflight_that_is_answered_in_part_goes_on_in_part() {
+    let world = world("");
+    let source = source::instance(&world, "web").unwrap();
+    let (see, connected) = (See::own(&world, source), Connected::new());
+    let caller = Caller { see: &see, connected: &connected, source };
+    let headers = ["origin: https://a.example", "access-control-request-method: PUT"];
+    let asked = ExplainRequest {
+        method: "OPTIONS".into(),
+        url: "http://catalog:8080/".into(),
+        headers: headers.map(str::to_owned).to_vec(),
+        ..ExplainRequest::default()
+    };
+    let (request, _) = request::read(&asked).unwrap();
+    let outcomes = |percentage: f64| {
+        let cors = Cors { allow_origins: vec![StringMatch::present()], percentage, ..Cors::default() };
+        let clusters = vec![WeightedCluster::only("outbound|8080||catalog.shop.svc.cluster.local")];
+        let action = RouteAction::Forward(Forward { clusters, ..Forward::default() });
+        let route = Route { cors: Some(cors), action, ..Route::default() };
+        let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
+        let table =
+            RouteTable::compile(&RouteConfig { name: "r".into(), virtual_hosts: vec![host] }).unwrap();
+        let mut answer = Explanation::default();
+        let http = HttpConnection::new(RouteSource::Named("r".into()));
+        let route = table.explain(&request).route.unwrap();
+        Work { caller: &caller, answer: &mut answer }.act(&http, &request, route);
+        let mut kinds: Vec<String> = answer.outcomes.into_iter().map(|outcome| outcome.kind).collect();
+        kinds.dedup();
+        kinds
+    };
+    assert_eq!(outcomes(100.0), ["answered"]);
+    assert_eq!(outcomes(40.0), ["answered", "forwarded"]);
+    assert_eq!(outcomes(0.0), ["forwarded"]);
 }
 
 #[test]
