@@ -34,6 +34,7 @@ mod pods;
 mod replicas;
 mod revisions;
 mod scraped;
+mod rollbacks;
 mod source;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");

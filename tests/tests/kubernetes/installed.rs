@@ -26,6 +26,9 @@ pub(super) struct Installed {
     _services: Services,
 }
 
+/// An image of a program that ends at once, whatever is asked of it.
+pub(super) const BROKEN: &str = "outrigger:broken";
+
 pub(super) fn outrigger(words: &[&str]) -> String {
     let output = Command::new(BINARY).args(words).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -48,6 +51,7 @@ fn shipped() -> Images {
             (PathBuf::from(BINARY), words)
         }),
     );
+    images.insert(BROKEN, Box::new(|_| (PathBuf::from("/bin/false"), Vec::new())));
     images
 }
 
@@ -89,7 +93,7 @@ impl Installed {
         Some(Self { place: Place { kubelet, cluster }, _services: services })
     }
 
-    /// Waits until both are ready, the second after the first.
+    /// Waits until both are ready.
     pub(super) async fn serves(&self) {
         for replica in REPLICAS {
             eventually(&format!("{replica} is ready"), || async {
