@@ -202,8 +202,14 @@ fn a_volume_is_claimed_only_where_one_is_asked_for() {
     let (pod, set) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
     assert_eq!(set.get("volumeClaimTemplates"), None, "an empty cluster has nobody who makes volumes");
     assert_eq!(pod["volumes"][1], serde_json::json!({"name": "data", "emptyDir": {}}));
+    // An autoscaler of clusters takes it for data that must not be lost, and keeps the node, unless it is told otherwise.
+    let is_safe = |set: &Value| {
+        set["template"]["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"].clone()
+    };
+    assert_eq!(is_safe(&set), "data");
     values.set("storage=2Gi").unwrap();
     let (pod, set) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
+    assert_eq!(is_safe(&set), Value::Null);
     assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
     let claim = &set["volumeClaimTemplates"][0];
     assert_eq!((&claim["metadata"]["name"], claim["spec"].get("storageClassName")), (&"data".into(), None));
@@ -216,10 +222,14 @@ fn a_volume_is_claimed_only_where_one_is_asked_for() {
 #[test]
 fn where_replicas_run_and_how_images_are_pulled_are_values() {
     let mut values = Values::defaults().unwrap();
-    let fields = ["imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"];
+    let fields = ["imagePullSecrets", "tolerations", "affinity", "priorityClassName"];
     values.set("cni.enabled=true").unwrap();
     let (bare, _) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
     assert!(fields.iter().all(|field| bare.get(*field).is_none()), "{bare}");
+    // Nodes of Windows are not tainted everywhere, and there is no image for them.
+    let linux = serde_json::json!({"kubernetes.io/os": "linux"});
+    assert_eq!(bare["nodeSelector"], linux);
+    assert_eq!(pod_of(&manifest(NAMESPACE, &values).unwrap(), "DaemonSet").0["nodeSelector"], linux);
     let said = "{imagePullSecrets: [{name: registry}], nodeSelector: {pool: system}, tolerations: [{key: dedicated, operator: Exists}],
         affinity: {podAntiAffinity: {}}, priorityClassName: system-cluster-critical}";
     values.merge(said).unwrap();
@@ -229,6 +239,7 @@ fn where_replicas_run_and_how_images_are_pulled_are_values() {
     for field in fields {
         assert_eq!(pod[field], said[field], "{field}");
     }
+    assert_eq!(pod["nodeSelector"], serde_json::json!({"kubernetes.io/os": "linux", "pool": "system"}));
     assert_eq!(pod_of(&text, "DaemonSet").0["imagePullSecrets"], said["imagePullSecrets"]);
     assert_eq!(settings(&text).injector.unwrap().image_pull_secrets[0].name, "registry");
 }
