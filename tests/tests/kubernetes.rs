@@ -48,7 +48,8 @@ const WEBHOOKS: [[&str; 2]; 2] = [
 ];
 
 /// What each entry of them asks for, in their order.
-const PATHS: [&[&str]; 2] = [&["inject"; 7], &["validate", "validate", WARNS, WARNS, WARNS, WARNS]];
+const PATHS: [&[&str]; 2] =
+    [&["inject"; 7], &["validate", "validate", "validate", WARNS, WARNS, WARNS, WARNS]];
 const WARNS: &str = "inject/warnings";
 
 /// A namespace whose Pods are injected.

@@ -176,6 +176,7 @@ async fn rules_that_kubectl_applies_reach_sidecars_and_a_definition_that_goes_ta
     unread(&stage).await;
     examples(&stage, &web).await;
     statuses(&mut stage).await;
+    unjudged(&mut stage).await;
     definitions(&mut stage).await;
 }
 
@@ -297,6 +298,31 @@ async fn statuses(stage: &mut Stage) {
     stage.cluster.apply(&good);
     stage.until_says("trules", r#"{.status.conditions[?(@.type=="Accepted")].status}"#, "True").await;
     stage.cluster.kubectl(&["-n", "shop", "delete", "trules", "reviews"]).unwrap();
+}
+
+/// What becomes of rules while nobody judges them.
+fn failure_policy(stage: &Stage, policy: &str) {
+    // The first entry is that of rules that are stored.
+    let patch = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": policy}]).to_string();
+    stage.cluster.kubectl(&[&["patch"], &WEBHOOKS[1][..], &["--type=json", "-p", &patch]].concat()).unwrap();
+}
+
+/// With `Fail` no rule is stored that nobody has judged. Each can be deleted all the same: a namespace goes, and what its owner takes along.
+async fn unjudged(stage: &mut Stage) {
+    stage.cluster.apply(&BAD.replace("soon", "9s"));
+    failure_policy(stage, "Fail");
+    stage.mesh.kill_control();
+    eventually("no rule is stored that nobody has judged", || async {
+        let tried = format!("tried={}", fastrand::u32(..));
+        match stage.cluster.kubectl(&["-n", "shop", "label", "trules", "reviews", &tried, "--overwrite"]) {
+            Err(why) if why.contains("rules.validate.outrigger.io") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    stage.cluster.kubectl(&["-n", "shop", "delete", "trules", "reviews"]).unwrap();
+    failure_policy(stage, "Ignore");
+    stage.mesh.start_control().await;
 }
 
 /// A definition that is removed takes its rules, and no others; an API server that is away takes none.

@@ -167,6 +167,29 @@ fn kinds_that_nobody_reads_are_shown_to_the_webhook_so_that_whoever_stores_one_i
     assert_eq!(shown, known);
 }
 
+/// None of them is ever refused: while nobody can be asked they need not wait, whatever becomes of rules that are stored.
+#[test]
+fn deletions_of_rules_pass_while_nobody_judges_them() {
+    let mut values = Values::defaults().unwrap();
+    values.set("validationFailurePolicy=Fail").unwrap();
+    let text = manifest(NAMESPACE, &values).unwrap();
+    let webhooks = text.split("\n---\n").find(|part| part.contains("\nkind: ValidatingWebhookConfiguration"));
+    let webhooks: Value = serde_saphyr::from_str(webhooks.unwrap()).unwrap();
+    let of = |name: &str| {
+        let all = webhooks["webhooks"].as_array().unwrap();
+        let found = all.iter().find(|webhook| webhook["name"] == name).unwrap();
+        let mut rules = found["rules"].clone();
+        let shown = rules.as_array_mut().unwrap().iter_mut().map(|rule| rule["operations"].take());
+        let shown: Vec<Value> = shown.collect();
+        (found["failurePolicy"].clone(), shown, rules)
+    };
+    let (stored, deleted) = (of("rules.validate.outrigger.io"), of("deletions.validate.outrigger.io"));
+    assert_eq!((stored.0, deleted.0), ("Fail".into(), "Ignore".into()));
+    assert!(stored.1.iter().all(|one| *one == serde_json::json!(["CREATE", "UPDATE"])), "{:?}", stored.1);
+    assert!(deleted.1.iter().all(|one| *one == serde_json::json!(["DELETE"])), "{:?}", deleted.1);
+    assert_eq!(stored.2, deleted.2, "of the same kinds");
+}
+
 #[test]
 fn the_agents_say_that_they_are_unconfined_as_their_cluster_reads_it() {
     let mut values = Values::defaults().unwrap();
