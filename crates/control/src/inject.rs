@@ -27,6 +27,7 @@ mod templates;
 mod wishes;
 pub mod workload;
 
+pub(crate) use decision::MIRROR;
 pub use decision::decides_alone;
 pub use release::Release;
 pub use settings::{FailurePolicy, InjectSettings, NativeSidecar, PullSecret};

@@ -19,6 +19,7 @@ use super::Agent;
 use super::netns::{self, Ended, Netns, Trouble};
 use super::pod::{Verdict, verdict};
 use super::repair::remember;
+use crate::inject::MIRROR;
 
 /// Questions at a time: a node starts a crowd of Pods at once. The others wait for their turn.
 const MANY: usize = 32;
@@ -28,8 +29,6 @@ const TALK: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For an answer, with all that it takes: the plugin waits for little longer.
 const ANSWER: Duration = Duration::from_secs(35);
-/// Of a Pod that a kubelet has from a file: the API server has only an image of it, under another uid.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A socket that only root reaches. What a dead agent has left behind is replaced.
 pub(super) async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
@@ -156,8 +155,11 @@ impl Agent {
                 )));
             }
         };
+        // The API server has only an image of it, under another uid.
         if pod.annotations().contains_key(MIRROR) {
-            return Ok(Verdict::LeftAlone("its kubelet has it from a file, and no injector has seen it"));
+            return Ok(Verdict::LeftAlone(
+                "its kubelet has it from a file, and no injector gives it a sidecar",
+            ));
         }
         if question.uid.is_some() && question.uid != pod.uid() {
             return Err(again(format!(

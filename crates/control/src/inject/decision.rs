@@ -19,6 +19,8 @@ const ISTIO_NAMESPACE: &str = "istio-injection";
 /// Of namespaces; of Pods the last alone, for the first says what a Pod has got.
 const REVISIONS: [&str; 2] = [REVISION, POD_REVISION];
 const POD_REVISION: &str = "istio.io/rev";
+/// What an API server shows of a Pod that a kubelet has from a file of its node.
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A wish, and the label or annotation that has it.
 struct Word {
@@ -43,6 +45,11 @@ fn cannot(pod: &Value) -> Option<String> {
     let spec = &pod["spec"];
     if let Some(why) = impossible(spec) {
         return Some(why);
+    }
+    if !pod["metadata"]["annotations"][MIRROR].is_null() {
+        return Some(format!(
+            "its kubelet has it from a file of its node ({MIRROR}) and runs it as it is there; an API server takes no token for it"
+        ));
     }
     let sidecar = container_names(spec).find(|name| SIDECARS.contains(name))?;
     Some(format!("it has a sidecar already (container {sidecar})"))

@@ -182,6 +182,10 @@ fn what_cannot_have_a_sidecar_is_left_alone_whatever_it_says() {
     assert!(with("hostNetwork", true.into()).contains("hostNetwork"));
     assert!(with("os", json!({"name": "windows"})).contains("Windows"));
     assert!(with("nodeSelector", json!({"kubernetes.io/os": "windows"})).contains("Windows"));
+    // What the API server has of a static Pod: it would take no token for it, and the Pod that runs is the file's.
+    let mut mirror = pod();
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "c0ffee"});
+    assert!(left(&mirror, "shop").contains("from a file of its node"));
     assert!(with("initContainers", json!([{"name": "istio-proxy"}])).contains("container istio-proxy"));
     assert!(with("containers", json!([{"name": "a"}, {"name": "linkerd-proxy"}])).contains("linkerd-proxy"));
 }
