@@ -133,7 +133,8 @@ fn sidecar(text: &str, spec: &Fields, wishes: &Wishes, settings: &InjectSettings
         {"name": BOOTSTRAP, "value": text},
     ]);
     sidecar["ports"] = json!([
-        {"name": "mesh-metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        // By the end of this name scrape jobs that were written for Istio's sidecars find them.
+        {"name": "http-envoy-prom", "containerPort": METRICS_PORT, "protocol": "TCP"},
         {"name": "mesh-health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
     ]);
     sidecar["securityContext"] = json!({

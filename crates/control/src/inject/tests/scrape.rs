@@ -3,6 +3,19 @@
 use super::annotations::with_annotations;
 use super::*;
 
+/// Istio's own job keeps the container ports whose names end so, and asks them for this path. Kubernetes takes 15 characters.
+#[test]
+fn a_scrape_job_that_was_written_for_istio_finds_the_sidecar_by_its_port() {
+    let (pod, _) = injected(&pod(), &settings());
+    let ports = container(&pod, SIDECAR)["ports"].as_array().unwrap();
+    let found: Vec<&Value> =
+        ports.iter().filter(|port| port["name"].as_str().unwrap().ends_with("-envoy-prom")).collect();
+    let [port] = found.as_slice() else { panic!("{ports:?}") };
+    assert!(port["name"].as_str().unwrap().len() <= 15);
+    assert_eq!(bootstrap_of(&pod)["metrics"], format!("[::]:{}", port["containerPort"]));
+    assert_eq!(pod["metadata"]["annotations"]["prometheus.io/path"], "/stats/prometheus");
+}
+
 fn marks(pod: &Value) -> Value {
     let mut all = pod["metadata"]["annotations"].clone();
     all.as_object_mut().unwrap().retain(|name, _| name.starts_with("prometheus.io/"));
