@@ -22,6 +22,7 @@ mod probes;
 mod release;
 mod scrape;
 mod settings;
+mod shared;
 mod status;
 mod templates;
 mod wishes;

@@ -5,6 +5,7 @@ mod cni;
 mod kinds;
 mod probes;
 mod scrape;
+mod shared;
 mod templates;
 mod undone;
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::settings::is_log_filter;
-use super::{Fields, InjectError, InjectSettings, Namespace, Release, templates};
+use super::{Fields, InjectError, InjectSettings, Namespace, Release, shared, templates};
 
 /// What is to be injected, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -113,6 +113,8 @@ pub(super) fn read(
     let all = &all;
     let of = |key: &str| all.get(key).and_then(Value::as_str);
     let asked = boolean(NATIVE, of(NATIVE))?;
+    let own_resources = resources(all)?;
+    let is_own = own_resources.is_some();
     let mut wishes = Wishes {
         image: of(IMAGE).filter(|image| !image.is_empty()).unwrap_or(&settings.image).to_owned(),
         native: asked.unwrap_or_else(|| settings.native_sidecar.is_native(kubernetes)),
@@ -121,11 +123,18 @@ pub(super) fn read(
         rewrite_probes: boolean(PROBERS, of(PROBERS))?.unwrap_or(settings.rewrite_probes),
         merge_metrics: boolean(MERGING, of(MERGING))?.unwrap_or(settings.merge_metrics),
         log_level: settings.log_level.clone(),
-        resources: resources(all, &settings.resources)?,
+        resources: own_resources.unwrap_or_else(|| settings.resources.clone()),
         flags: flags(all)?,
         bootstrap: Fields::new(),
         warnings: unknown(all),
     };
+    // Its author has said what the sidecar has: then an API server says whether that fits.
+    if !is_own {
+        let told = shared::leave_out(&pod["spec"], &mut wishes.resources, &mut wishes.bootstrap);
+        wishes.warnings.extend(told);
+        // The operator's word goes before what is only worked out.
+        wishes.bootstrap.retain(|field, _| !settings.bootstrap.contains_key(field));
+    }
     if let Some((key, text)) = LOG.iter().find_map(|key| Some((*key, of(key)?))) {
         wishes.log_level = log_filter(key, text)?;
     }
@@ -197,7 +206,7 @@ fn boolean(name: &str, text: Option<&str>) -> Result<Option<bool>, InjectError> 
 }
 
 /// As Istio: what an annotation says of resources is all that is said of them.
-fn resources(all: &Fields, settings: &Value) -> Result<Value, InjectError> {
+fn resources(all: &Fields) -> Result<Option<Value>, InjectError> {
     let mut said = json!({});
     for (list, resource, keys) in RESOURCES {
         let found = keys.iter().find_map(|key| Some((*key, all.get(*key)?.as_str()?)));
@@ -212,7 +221,7 @@ fn resources(all: &Fields, settings: &Value) -> Result<Value, InjectError> {
             }
         }
     }
-    Ok(if said == json!({}) { settings.clone() } else { said })
+    Ok((said != json!({})).then_some(said))
 }
 
 fn flags(all: &Fields) -> Result<Vec<String>, InjectError> {
