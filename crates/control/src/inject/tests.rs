@@ -387,6 +387,11 @@ fn settings_have_the_last_word() {
     let sidecar = container(&pod, SIDECAR);
     assert_eq!((&sidecar["tty"], sidecar["resources"].get("limits")), (&json!(true), None));
     assert_eq!(pod["metadata"]["labels"]["outrigger.io/rev"], "new");
+    let with_context = |context: Value| {
+        let sidecar = Fields::from_iter([("securityContext".to_owned(), context)]);
+        InjectSettings { sidecar, ..settings.clone() }
+    };
+    with_context(json!({"runAsGroup": 7})).validate().unwrap();
     for (broken, word) in [
         (InjectSettings { image: " ".into(), ..settings.clone() }, "image"),
         (InjectSettings { control_plane: "control".into(), ..settings.clone() }, "controlPlane"),
@@ -394,6 +399,9 @@ fn settings_have_the_last_word() {
         (InjectSettings { log_level: "loud".into(), ..settings.clone() }, "logLevel"),
         (InjectSettings { image_pull_policy: Some("Often".into()), ..settings.clone() }, "imagePullPolicy"),
         (InjectSettings { resources: json!(1), ..settings.clone() }, "resources"),
+        (with_context(json!({"runAsUser": 7})), "sidecar.securityContext.runAsUser"),
+        (with_context(json!({"runAsUser": null})), "sidecar.securityContext.runAsUser"),
+        (with_context(Value::Null), "sidecar.securityContext.runAsUser"),
         (
             InjectSettings {
                 image_pull_secrets: vec![PullSecret { name: String::new() }],
