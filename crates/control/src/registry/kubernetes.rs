@@ -29,6 +29,7 @@ use super::{Event, Item, Problem, Registry, Voice};
 use crate::inject::Release;
 
 mod cluster;
+mod places;
 mod pod;
 pub(crate) mod read;
 mod releases;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use outrigger_rules::Object;
 use outrigger_rules::intent::{Intent, ServiceIntent};
 
+use super::places::{Place, Places};
 use super::pod::Pod;
 use crate::canonical;
 use crate::described;
@@ -39,9 +40,6 @@ pub(super) enum Thing {
     Slice(Vec<Instance>),
 }
 
-/// Region, zone and sub-zone.
-pub(super) type Place = [String; 3];
-
 /// Kinds that are not rules.
 pub(super) const POD: &str = "Pod";
 pub(super) const NODE: &str = "Node";
@@ -62,7 +60,7 @@ pub(super) struct Cluster {
     /// Pods by node: that one has moved or gone is not everybody's news.
     on: HashMap<String, BTreeSet<Named>>,
     services: BTreeMap<String, BTreeMap<String, ServiceIntent>>,
-    nodes: HashMap<String, Place>,
+    places: Places,
     /// Endpoints that were written by hand, by slice.
     slices: BTreeMap<String, BTreeMap<String, Vec<Instance>>>,
     /// What Pods cannot be instances, and why.
@@ -204,15 +202,18 @@ impl Cluster {
     }
 
     fn node(&mut self, name: &str, place: Option<Place>) -> Vec<Said> {
-        if self.nodes.get(name) == place.as_ref() {
-            return Vec::new();
-        }
-        match place {
-            Some(place) => drop(self.nodes.insert(name.to_owned(), place)),
-            None => drop(self.nodes.remove(name)),
-        }
+        let Some(moved) = self.places.put(name, place) else { return Vec::new() };
         let there: Vec<Named> = self.on.get(name).into_iter().flatten().cloned().collect();
-        there.iter().flat_map(|named| self.pod(named)).collect()
+        let mut news: Vec<Said> = there.iter().flat_map(|named| self.pod(named)).collect();
+        let is_there = |one: &Instance| one.node() == Some(name) || moved.zones.contains(&one.zone);
+        let slices =
+            self.slices.iter().flat_map(|(namespace, all)| all.iter().map(move |one| (namespace, one)));
+        let written: Vec<Named> = slices
+            .filter(|(_, (_, all))| all.iter().any(is_there))
+            .map(|(namespace, (name, _))| (namespace.clone(), name.clone()))
+            .collect();
+        news.extend(written.iter().flat_map(|slice| self.say_slice(slice)));
+        news
     }
 
     /// The Pod is no longer on the node where it was.
@@ -231,7 +232,7 @@ impl Cluster {
         let instance = self.pods.get(&named.0).and_then(|pods| pods.get(&named.1)).map(|pod| {
             let none = BTreeMap::new();
             let services = self.services.get(&named.0).unwrap_or(&none);
-            let place = pod.place().or_else(|| self.nodes.get(&pod.node).cloned()).unwrap_or_default();
+            let place = pod.place().unwrap_or_else(|| self.places.of(&pod.node));
             let mut instance = instance(named, pod, services, place, &self.network);
             for written in self.slices.get(&named.0).into_iter().flat_map(|slices| slices.values().flatten())
             {
@@ -301,7 +302,7 @@ impl Cluster {
         let written = self.slices.get(&named.0).and_then(|slices| slices.get(&named.1)).into_iter().flatten();
         let pods = self.pods.get(&named.0);
         let others = written.filter(|one| !pods.is_some_and(|pods| pods.values().any(|pod| is_of(pod, one))));
-        let instances: Vec<Instance> = others.cloned().collect();
+        let instances: Vec<Instance> = others.map(|one| self.places.placed(one)).collect();
         let known = self.said.entry(SLICE).or_default();
         // Each has the slice's name in front of what no name has.
         let prefix = format!("{}:", id(named));

@@ -313,6 +313,51 @@ fn endpoints_that_somebody_wrote_are_instances_and_go_one_by_one() {
     assert_eq!(cluster.take(SLICE, &named("ext")).len(), 1);
 }
 
+/// Clients of a zone go by its region first: without one, what somebody wrote down for it would be as far as the other end of the world.
+#[test]
+fn endpoints_that_somebody_wrote_are_in_the_region_of_their_node_or_of_their_zone() {
+    let mut cluster = Cluster::default();
+    let one = |address: &str, node: &str, zone: &str| {
+        let mut one = crate::instance::sample("x", "ext", "v1", address, 5432, Protocol::Tcp);
+        one.id = format!("ext.shop:{address}");
+        one.metadata = BTreeMap::from([("node".to_owned(), node.to_owned())]);
+        (one.region, one.zone) = (String::new(), zone.to_owned());
+        one
+    };
+    let written = vec![one("10.0.0.1", "n1", ""), one("10.0.0.2", "", "z2"), one("10.0.0.3", "", "")];
+    cluster.put(SLICE, &named("ext"), Thing::Slice(written));
+    let places = |said: &[Said]| -> Vec<[String; 3]> {
+        let place = |(part, event): &Said| match event {
+            Event::Upsert(Item::Instance(one)) if *part == SLICE => {
+                [one.addresses[0].to_string(), one.region.clone(), one.zone.clone()]
+            }
+            other => panic!("{other:?}"),
+        };
+        said.iter().map(place).collect()
+    };
+    let mut node = |name: &str, place: Option<(&str, &str)>| {
+        let named = (String::new(), name.to_owned());
+        let said = match place {
+            Some((region, zone)) => {
+                cluster.put(NODE, &named, Thing::Node([region, zone, ""].map(str::to_owned), None))
+            }
+            None => cluster.take(NODE, &named),
+        };
+        places(&said)
+    };
+    let told = |address: &str, region: &str, zone: &str| [address, region, zone].map(str::to_owned);
+    assert_eq!(node("n1", Some(("eu", "z1"))), [told("10.0.0.1", "eu", "z1")]);
+    assert_eq!(node("n2", Some(("eu", "z2"))), [told("10.0.0.2", "eu", "z2")]);
+    assert_eq!(node("n3", Some(("eu", "z2"))), [[""; 3]; 0], "which was known");
+    // Two regions have a zone of this name: whose it is nobody can say.
+    assert_eq!(node("n4", Some(("us", "z2"))), [told("10.0.0.2", "", "z2")]);
+    assert_eq!(node("n4", None), [told("10.0.0.2", "eu", "z2")]);
+    assert_eq!(node("n2", None), [[""; 3]; 0], "another is there still");
+    assert_eq!(node("n3", None), [told("10.0.0.2", "", "z2")]);
+    assert_eq!(node("n1", Some(("eu", "z9"))), [told("10.0.0.1", "eu", "z9")]);
+    assert_eq!(node("n1", None), [told("10.0.0.1", "", "")]);
+}
+
 #[test]
 fn a_pod_that_a_slice_of_its_namespace_names_serves_the_service_and_no_other_pod_does() {
     let mut cluster = Cluster::default();
