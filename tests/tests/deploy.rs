@@ -211,7 +211,7 @@ fn the_chart_is_the_manifest() {
             "1.32.0",
             &[
                 "--set",
-                "storage=2Gi,storageClass=fast,clusterDomain=corp.internal,validationFailurePolicy=Fail,injectByAnnotation=true",
+                "storage=2Gi,storageClass=fast,clusterDomain=corp.internal,validationFailurePolicy=Fail,injectByAnnotation=true,istioPeers=true,authoritySecret=ca",
             ],
         ),
         (

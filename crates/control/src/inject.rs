@@ -195,7 +195,11 @@ pub fn inject(
     }
     warnings.extend(kinds::lost(&pod, settings));
     warnings.extend(passing_by(&pod));
-    let mut labels = vec![(TLS_MODE, "istio".to_owned())];
+    let mut labels = Vec::new();
+    if settings.istio_peers {
+        // By it a control plane of Istio has its sidecars speak mTLS to this one, under their own roots.
+        labels.push((TLS_MODE, "istio".to_owned()));
+    }
     labels.push((CANONICAL_NAME, named.app));
     labels.push((CANONICAL_REVISION, named.version));
     labels.push((REVISION, settings.revision().to_owned()));

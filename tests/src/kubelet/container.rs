@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, PersistentVolumeClaim, Pod, ServiceAccount, Volume, VolumeMount,
+    ConfigMap, Container, EnvVar, PersistentVolumeClaim, Pod, Secret, ServiceAccount, Volume, VolumeMount,
 };
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
@@ -233,6 +233,13 @@ async fn fill(client: &Client, pod: &Pod, volume: &Volume, place: &Path) {
     };
     if let Some(source) = &volume.config_map {
         map(&source.name).await.iter().for_each(|(name, text)| write(name, text));
+    }
+    if let Some(source) = &volume.secret {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+        let found = secrets.get(source.secret_name.as_deref().unwrap_or_default()).await;
+        for (name, bytes) in found.expect("the Secret is there").data.unwrap_or_default() {
+            std::fs::write(place.join(name), bytes.0).expect("a file of our own");
+        }
     }
     for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
         if let Some(source) = &source.config_map {

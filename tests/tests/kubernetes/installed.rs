@@ -63,12 +63,14 @@ impl Installed {
 
     /// Into a cluster that has the definitions in these folders, and nothing else.
     pub(super) async fn start_beside(definitions: &[PathBuf]) -> Option<Self> {
-        Self::start_as(definitions, &[], |_| None).await
+        Self::start_as(definitions, "", &[], |_| None).await
     }
 
-    /// The same with these words for `outrigger install`, and with a network of Pods that the host of the node may have a say in.
+    /// The same after something else was applied, with these words for `outrigger install`, and with a network of Pods that the host of
+    /// the node may have a say in.
     pub(super) async fn start_as(
         definitions: &[PathBuf],
+        before: &str,
         words: &[&str],
         network: impl FnOnce(&Host) -> Option<Network>,
     ) -> Option<Self> {
@@ -86,6 +88,9 @@ impl Installed {
             cluster
                 .kubectl(&["apply", "--server-side", "-f", &file.unwrap().path().to_string_lossy()])
                 .unwrap();
+        }
+        if !before.is_empty() {
+            cluster.apply(before);
         }
         let text = outrigger(&[&["install"], words].concat());
         let installed = cluster.kubectl_with(&text, &["apply", "--server-side"]);

@@ -56,6 +56,9 @@ pub struct InjectSettings {
     pub prometheus: bool,
     /// Those of a Pod that has some lead to the sidecar, which answers for the application, too. Default true.
     pub merge_metrics: bool,
+    /// Pods have Istio's label for sidecars that speak mTLS: sidecars of Istio have the mesh's roots, too. Default false: they call ours in plain
+    /// text.
+    pub istio_peers: bool,
     /// The sidecar's log filter. Default `info`.
     pub log_level: String,
     /// `requests` and `limits` of the sidecar. Default 50m and 64Mi, at most 2 and 1Gi.
@@ -156,6 +159,7 @@ impl Default for InjectSettings {
             dns: false,
             prometheus: true,
             merge_metrics: true,
+            istio_peers: false,
             log_level: "info".to_owned(),
             // Without a limit of CPU a sidecar would have a worker for each CPU of its node.
             resources: json!({

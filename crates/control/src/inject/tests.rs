@@ -367,6 +367,18 @@ fn a_workload_is_called_as_its_labels_say_or_what_made_it() {
     assert_eq!(run, (json!("backup"), json!("backup"), json!("latest")));
 }
 
+/// A control plane of Istio has its sidecars speak mTLS to whoever has the label; only where they have our roots is that taken.
+#[test]
+fn sidecars_of_istio_are_told_to_speak_mtls_only_where_they_have_our_roots() {
+    let label = |pod: &Value| pod["metadata"]["labels"].get(TLS_MODE).cloned();
+    let (alone, _) = injected(&pod(), &settings());
+    assert_eq!(label(&alone), None);
+    let shared = InjectSettings { istio_peers: true, ..settings() };
+    let (peer, _) = injected(&pod(), &shared);
+    assert_eq!(label(&peer), Some(json!("istio")));
+    assert_eq!(uninject(&peer).unwrap(), Some(pod()));
+}
+
 #[test]
 fn settings_have_the_last_word() {
     let settings = InjectSettings {

@@ -82,12 +82,9 @@ fn values_are_laid_over_the_defaults_and_unknown_ones_are_told() {
         assert!(text.contains(wanted), "{wanted}\n{text}");
     }
     assert!(!text.contains("outrigger-system") && !text.contains("{{ "), "{text}");
-    assert!(
-        values
-            .set("images=2")
-            .unwrap_err()
-            .starts_with("there is no value \"images\", only affinity, clusterDomain, cni, image, ")
-    );
+    assert!(values.set("images=2").unwrap_err().starts_with(
+        "there is no value \"images\", only affinity, authoritySecret, clusterDomain, cni, image, "
+    ));
     assert!(
         values.set("image").is_err() && values.set("image.tag=2").is_err() && values.merge("[]").is_err()
     );
@@ -240,6 +237,38 @@ fn a_volume_is_claimed_only_where_one_is_asked_for() {
     values.set("storageClass=fast").unwrap();
     let (_, set) = pod_of(&manifest(NAMESPACE, &values).unwrap(), "StatefulSet");
     assert_eq!(set["volumeClaimTemplates"][0]["spec"]["storageClassName"], "fast");
+}
+
+#[test]
+fn the_authority_is_one_that_was_brought_along_where_a_secret_says_so() {
+    let mut values = Values::defaults().unwrap();
+    let text = manifest(NAMESPACE, &values).unwrap();
+    assert_eq!(settings(&text).authority_dir, None);
+    assert!(!text.contains("secretName"), "{text}");
+    values.set("authoritySecret=provided").unwrap();
+    let text = manifest(NAMESPACE, &values).unwrap();
+    let directory = settings(&text).authority_dir.unwrap();
+    let (pod, _) = pod_of(&text, "StatefulSet");
+    let by_name = |list: &Value, name: &str| {
+        list.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
+    };
+    let mount = by_name(&pod["containers"][0]["volumeMounts"], "authority");
+    assert_eq!((mount["mountPath"].as_str(), mount["readOnly"].as_bool()), (directory.to_str(), Some(true)));
+    let secret = &by_name(&pod["volumes"], "authority")["secret"];
+    assert_eq!(*secret, serde_json::json!({"secretName": "provided", "defaultMode": 0o440}));
+    assert_eq!(pod["securityContext"]["fsGroup"], 1337, "who may read it");
+}
+
+/// One value is for both: whom we call by mTLS, and who calls us so.
+#[test]
+fn sidecars_of_istio_are_peers_in_both_directions_or_in_none() {
+    let mut values = Values::defaults().unwrap();
+    for istio_peers in [false, true] {
+        values.set(&format!("istioPeers={istio_peers}")).unwrap();
+        let settings = settings(&manifest(NAMESPACE, &values).unwrap());
+        assert_eq!(settings.cluster().unwrap().istio_peers, istio_peers);
+        assert_eq!(settings.injector.unwrap().istio_peers, istio_peers);
+    }
 }
 
 #[test]

@@ -73,6 +73,9 @@ pub struct KubernetesSettings {
     pub network: String,
     /// Write no status into it: another control plane does. Default false.
     pub read_only: bool,
+    /// Sidecars of Istio (containers `istio-proxy`) are the mesh's, too: they have its roots. Default false: they are called in plain text, as
+    /// Pods without a sidecar are.
+    pub istio_peers: bool,
 }
 
 impl KubernetesSettings {
@@ -132,7 +135,7 @@ pub struct Kubernetes {
 impl Kubernetes {
     /// Nothing is asked yet. `options` say how rules are read.
     pub fn new(settings: KubernetesSettings, options: ParseOptions) -> Self {
-        let cluster = Cluster::new(settings.network.clone());
+        let cluster = Cluster::new(settings.network.clone(), settings.istio_peers);
         Self {
             settings,
             options,

@@ -56,7 +56,7 @@ async fn a_daemon_set_that_a_controller_runs_intercepts_pods_until_it_is_taken_o
         let node = Node { host: master.clone(), run: files.path("run") };
         Some(Network { node: Some(node), ..files.network() })
     };
-    let Some(installed) = Installed::start_as(&[], &words, network).await else { return };
+    let Some(installed) = Installed::start_as(&[], "", &words, network).await else { return };
     let place = &installed.place;
     let first = agent(&installed, "").await;
     assert_eq!(files.plugins(), [HOST, "outrigger-cni"]);

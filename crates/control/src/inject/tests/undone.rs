@@ -91,6 +91,7 @@ fn what_was_injected_can_be_taken_out_and_the_patch_says_the_same() {
             init_container: random.bool(),
             cni: random.bool(),
             prometheus: random.bool(),
+            istio_peers: random.bool(),
             templates: serde_json::from_value(json!({"t": template()})).unwrap(),
             default_templates: if random.bool() { vec!["t".into()] } else { Vec::new() },
             image_pull_secrets: if random.bool() {

@@ -56,6 +56,8 @@ pub(super) const UNNAMED: &str = "-";
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
     network: String,
+    /// Whether Istio's sidecars have our roots.
+    istio_peers: bool,
     pods: BTreeMap<String, BTreeMap<String, Pod>>,
     /// Pods by node: that one has moved or gone is not everybody's news.
     on: HashMap<String, BTreeSet<Named>>,
@@ -73,8 +75,8 @@ pub(super) struct Cluster {
 pub(super) type Said = (&'static str, Event);
 
 impl Cluster {
-    pub(super) fn new(network: String) -> Self {
-        Self { network, ..Self::default() }
+    pub(super) fn new(network: String, istio_peers: bool) -> Self {
+        Self { network, istio_peers, ..Self::default() }
     }
 
     /// It was said before this start. Yields the object that it is of.
@@ -234,6 +236,8 @@ impl Cluster {
             let services = self.services.get(&named.0).unwrap_or(&none);
             let place = pod.place().unwrap_or_else(|| self.places.of(&pod.node));
             let mut instance = instance(named, pod, services, place, &self.network);
+            // Whoever has other roots would refuse our certificate: he is called as one without a sidecar.
+            instance.sidecar &= self.istio_peers || !pod.is_istio;
             for written in self.slices.get(&named.0).into_iter().flat_map(|slices| slices.values().flatten())
             {
                 if is_of(pod, written) {

@@ -9,8 +9,9 @@ use super::roots;
 use crate::canonical::{self, INIT, SIDECAR, VALIDATION};
 use crate::instance::State;
 
-/// Containers that speak the mesh's mTLS.
-const SIDECARS: [&str; 2] = [SIDECAR, "istio-proxy"];
+/// Istio's sidecar, which speaks the mesh's mTLS where it has our roots.
+const ISTIO: &str = "istio-proxy";
+const SIDECARS: [&str; 2] = [SIDECAR, ISTIO];
 /// Where a Pod says where it is, whatever its node says: `region.zone.sub-zone`.
 const LOCALITY: &str = "istio-locality";
 
@@ -27,6 +28,8 @@ pub(super) struct Pod {
     /// TCP ports of its containers, with their names: one of several names is there as often.
     pub(super) ports: Vec<(u16, String)>,
     pub(super) sidecar: bool,
+    /// And that is Istio's.
+    pub(super) is_istio: bool,
     /// Which ports all come to it, where its rules are known.
     pub(super) inbound: Option<String>,
     /// Which roots it was given with it.
@@ -73,6 +76,7 @@ impl Pod {
         let beside = spec.init_containers.iter().flatten().filter(goes_on);
         let all = spec.containers.iter().chain(beside);
         let has_sidecar = all.clone().any(|container| SIDECARS.contains(&container.name.as_str()));
+        let is_ours = all.clone().any(|container| container.name == SIDECAR);
         let of = |key: &str| labels.get(key).map(String::as_str);
         Some(Self {
             addresses,
@@ -83,6 +87,7 @@ impl Pod {
             ports: ports(all.clone()),
             // A Pod in its node's network shares that with everybody there: nothing is brought to a sidecar.
             sidecar: has_sidecar && !on_host,
+            is_istio: has_sidecar && !is_ours,
             inbound: inbound(spec).filter(|_| has_sidecar && !on_host),
             roots: roots::of(all.clone()),
             on_host,

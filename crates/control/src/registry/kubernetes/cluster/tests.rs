@@ -42,7 +42,7 @@ fn instances(said: &[Said]) -> Vec<Arc<Instance>> {
 
 #[test]
 fn a_node_s_place_is_that_of_the_pods_on_it_and_of_no_others() {
-    let mut cluster = Cluster::new(String::new());
+    let mut cluster = Cluster::new(String::new(), false);
     let on = |name: &str, node: &str| {
         let Thing::Pod(Some(mut pod)) = pod(name, json!({"app": "reviews"}), true) else { panic!() };
         pod.node = node.to_owned();
@@ -145,7 +145,7 @@ fn a_workload_has_one_name_at_both_ends() {
         let own = |field: &str| bootstrap["node"][field].as_str().unwrap().to_owned();
         let own = (own("workload"), own("app"), own("version"));
         let thing = Thing::Pod(Pod::of(&serde_json::from_value(*pod).unwrap()).map(Box::new));
-        let said = Cluster::new(String::new()).put(POD, &named("pod-1"), thing);
+        let said = Cluster::new(String::new(), false).put(POD, &named("pod-1"), thing);
         let [instance] = instances(&said).try_into().unwrap();
         let seen = crate::compile::endpoints::workload(&instance);
         assert_eq!((seen.name, seen.service, seen.revision), own);
@@ -154,9 +154,33 @@ fn a_workload_has_one_name_at_both_ends() {
     }
 }
 
+/// With roots of their own they refuse our certificates, and in plain text they are reached while their policy takes both.
+#[test]
+fn a_sidecar_of_istio_is_a_peer_only_where_it_is_said_to_have_our_roots() {
+    let with = |names: &[&str]| {
+        let containers: Vec<serde_json::Value> = names.iter().map(|name| json!({"name": name})).collect();
+        let pod = json!({
+            "metadata": {"name": "a", "namespace": "shop"}, "spec": {"containers": containers},
+            "status": {"phase": "Running", "podIP": "10.1.0.7"},
+        });
+        Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new))
+    };
+    for (containers, istio_peers, sidecar) in [
+        (&["app", "istio-proxy"][..], false, false),
+        (&["app", "istio-proxy"], true, true),
+        (&["app", "outrigger-proxy"], false, true),
+        (&["app", "outrigger-proxy"], true, true),
+        (&["istio-proxy", "outrigger-proxy"], false, true),
+        (&["app"], true, false),
+    ] {
+        let said = Cluster::new(String::new(), istio_peers).put(POD, &named("a"), with(containers));
+        assert_eq!(instances(&said)[0].sidecar, sidecar, "{containers:?} {istio_peers}");
+    }
+}
+
 #[test]
 fn a_service_account_may_have_dots_and_be_long() {
-    let mut cluster = Cluster::new(String::new());
+    let mut cluster = Cluster::new(String::new(), false);
     let with = |account: &str| {
         let Thing::Pod(Some(mut pod)) = pod("a", json!({}), true) else { panic!() };
         pod.service_account = account.to_owned();
@@ -199,7 +223,7 @@ fn a_pod_with_hundreds_of_ports_and_the_longest_name_is_an_endpoint_as_any() {
 
 #[test]
 fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
-    let mut cluster = Cluster::new("net".into());
+    let mut cluster = Cluster::new("net".into(), false);
     let first = cluster.put(POD, &named("reviews-1"), pod("reviews-1", json!({"app": "reviews"}), true));
     let [alone] = instances(&first).try_into().unwrap();
     assert_eq!(
@@ -243,7 +267,7 @@ fn a_pod_is_an_endpoint_of_the_services_that_select_it_at_their_ports() {
 
 #[test]
 fn a_number_with_several_names_is_the_target_of_services_by_any_of_them() {
-    let mut cluster = Cluster::new(String::new());
+    let mut cluster = Cluster::new(String::new(), false);
     let pod = json!({
         "metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}},
         "spec": {"containers": [{"name": "app", "ports": [
