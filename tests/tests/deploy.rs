@@ -185,6 +185,21 @@ fn what_may_be_a_second_installation_is_warned_about_beside_what_is_printed() {
     }
 }
 
+/// What is printed goes to kubectl; what an operator should have done before is said beside it.
+#[test]
+fn whoever_takes_it_out_is_told_of_the_sidecars_that_stay() {
+    let output = Command::new(BINARY).args(["uninstall"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (out, said) = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).into();
+    assert!(
+        said.contains("kubectl get pods -A -l outrigger.io/rev") && said.contains("Taking it out"),
+        "{said}"
+    );
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kubernetes.md");
+    assert!(std::fs::read_to_string(docs).unwrap().contains("\n## Taking it out\n"), "where it sends people");
+    assert!(!out.contains("note:") && objects(&out).len() > 10, "{out}");
+}
+
 #[test]
 fn the_chart_is_the_manifest() {
     let Some(helm) = outrigger_tests::require::tool("helm") else { return };

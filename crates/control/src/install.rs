@@ -199,7 +199,20 @@ pub fn uninstalled(namespace: &str, values: &Values) -> Result<String, String> {
     for optional in OPTIONAL {
         all.set(&format!("{optional}=true"))?;
     }
-    installed(namespace, &all)
+    let text = installed(namespace, &all)?;
+    let mut objects: Vec<&str> = text.split("\n---\n").map(str::trim).collect();
+    objects.sort_by_key(|object| turn(object));
+    Ok(objects.join("\n---\n") + "\n")
+}
+
+/// When an object goes: first by whom API servers ask, or they would ask in vain; last what the others may do, for they have last words to say.
+fn turn(object: &str) -> u8 {
+    let kind = object.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap_or_default();
+    match kind {
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => 0,
+        "ServiceAccount" | "ClusterRole" | "ClusterRoleBinding" | "Role" | "RoleBinding" => 2,
+        _ => 1,
+    }
 }
 
 /// The same without the namespace: what else there is in it is not ours to delete, such as the Secret with the authority's keys.

@@ -83,6 +83,10 @@ impl Manifest {
 impl Uninstall {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         print!("{}", self.wishes.made(uninstalled)?);
+        eprintln!(
+            "note: Pods keep their sidecars. Without a control plane their certificates end within a day (certificateTtlSeconds), and one that starts anew on \
+             another node never gets ready: `kubectl get pods -A -l outrigger.io/rev` has to be empty first (docs/kubernetes.md, \"Taking it out\")"
+        );
         if self.crds {
             print!("---\n{}", definitions()?);
         }

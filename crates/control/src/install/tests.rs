@@ -320,6 +320,25 @@ fn what_is_taken_out_is_everything_that_may_have_been_installed() {
     assert!(!other.iter().any(|one| one.contains("outrigger-cni")), "{other:?}");
 }
 
+/// Whoever cannot be asked is asked by nobody, and who ends may still say so.
+#[test]
+fn webhooks_are_taken_out_first_and_what_the_others_may_do_last() {
+    let text = uninstalled(NAMESPACE, &Values::defaults().unwrap()).unwrap();
+    let kinds: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    let place = |kind: &str| kinds.iter().position(|one| *one == kind).unwrap();
+    let last = |kind: &str| kinds.iter().rposition(|one| *one == kind).unwrap();
+    for workload in ["StatefulSet", "DaemonSet"] {
+        for webhook in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+            assert!(last(webhook) < place(workload), "{kinds:?}");
+        }
+        for right in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"] {
+            assert!(last(workload) < place(right), "{kinds:?}");
+        }
+    }
+    // Nothing is lost by that, nor is anything in two pieces.
+    assert_eq!(text.split("\n---\n").count(), kinds.len());
+}
+
 #[test]
 fn what_is_taken_out_is_neither_the_namespace_nor_a_volume_nor_a_secret() {
     let text = uninstalled(NAMESPACE, &Values::defaults().unwrap()).unwrap();
