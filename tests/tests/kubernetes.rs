@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::BINARY;
 
+mod admission;
 mod beside_istio;
 mod chart;
 mod cni;
