@@ -12,6 +12,7 @@ use outrigger_tests::way::Way;
 
 use super::*;
 
+mod compacted;
 mod ends;
 mod volumes;
 
