@@ -54,7 +54,7 @@ struct Shared {
     node: String,
     client: Client,
     net: Arc<Net>,
-    images: Images,
+    images: Arc<Images>,
     /// `None`: a Pod's network is there, and nobody has a say in it.
     network: Option<Network>,
     /// Where names of Services are known.
@@ -76,34 +76,39 @@ impl Kubelet {
         network: Option<Network>,
         names: Option<IpAddr>,
     ) -> Self {
-        let object: Node = serde_json::from_value(json!({
-            "metadata": {"name": node, "labels": {
-                "topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": node,
-                "kubernetes.io/os": "linux",
-            }},
-        }))
-        .expect("a Node");
-        let nodes: Api<Node> = Api::all(client.clone());
-        nodes.create(&PostParams::default(), &object).await.expect("the node is registered");
-        // Of the same release as the API server.
-        let version = client.apiserver_version().await.expect("the API server says its version").git_version;
-        let ready = json!({"status": {
-            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
-            "nodeInfo": {"kubeletVersion": version},
-        }});
-        nodes
-            .patch_status(node, &PatchParams::default(), &Patch::Merge(ready))
-            .await
-            .expect("the node is ready");
+        register(&client, node, zone).await;
+        let is_whole = names.is_some();
+        let mut kubelet = Self::of(node, client, net, Arc::new(images), network, names);
+        if is_whole {
+            kubelet.tasks.push(tokio::spawn(place(kubelet.shared.clone())));
+        }
+        kubelet
+    }
+
+    /// Another node of the same cluster, in another zone. Only Pods that name it come to it. Run it on the host of the API server.
+    pub fn beside(&self, node: &str, zone: &str) -> impl Future<Output = Self> + Send + use<> {
+        let (shared, node, zone) = (self.shared.clone(), node.to_owned(), zone.to_owned());
+        async move {
+            let Shared { client, net, images, network, names, .. } = &*shared;
+            register(client, &node, &zone).await;
+            Self::of(&node, client.clone(), net.clone(), images.clone(), network.clone(), *names)
+        }
+    }
+
+    fn of(
+        node: &str,
+        client: Client,
+        net: Arc<Net>,
+        images: Arc<Images>,
+        network: Option<Network>,
+        names: Option<IpAddr>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         // Sidecars run as a user of their own.
         crate::open_to_all(directory.path());
         let (node, hosts) = (node.to_owned(), Mutex::default());
         let shared = Arc::new(Shared { node, client, net, images, network, names, directory, hosts });
-        let mut tasks = vec![tokio::spawn(follow(shared.clone()))];
-        if names.is_some() {
-            tasks.push(tokio::spawn(place(shared.clone())));
-        }
+        let tasks = vec![tokio::spawn(follow(shared.clone()))];
         Self { shared, tasks }
     }
 
@@ -140,6 +145,26 @@ impl Drop for Kubelet {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// Says that there is a node, and that it is ready.
+async fn register(client: &Client, node: &str, zone: &str) {
+    let object: Node = serde_json::from_value(json!({
+        "metadata": {"name": node, "labels": {
+            "topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": node,
+            "kubernetes.io/os": "linux",
+        }},
+    }))
+    .expect("a Node");
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.create(&PostParams::default(), &object).await.expect("the node is registered");
+    // Of the same release as the API server.
+    let version = client.apiserver_version().await.expect("the API server says its version").git_version;
+    let ready = json!({"status": {
+        "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        "nodeInfo": {"kubeletVersion": version},
+    }});
+    nodes.patch_status(node, &PatchParams::default(), &Patch::Merge(ready)).await.expect("the node is ready");
 }
 
 /// Brings Pods that are on no node to this one, as a scheduler would.

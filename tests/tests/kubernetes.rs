@@ -38,6 +38,7 @@ mod revisions;
 mod scraped;
 mod rollbacks;
 mod source;
+mod zones;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");
 const NODE: &str = "node-1";
