@@ -167,7 +167,8 @@ impl Cluster {
             "--tls-cert-file=pki/apiserver.crt",
             "--tls-private-key-file=pki/apiserver.key",
             "--endpoint-reconciler-type=none",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            // Services have an address of the first, unless they ask for both.
+            "--service-cluster-ip-range=10.96.0.0/16,fd96::/112",
             "--authorization-mode=RBAC",
             "--token-auth-file=tokens.csv",
             "--service-account-issuer=https://kubernetes.default.svc",

@@ -36,6 +36,15 @@ pub struct Net {
     tag: String,
     bridge: Namespace,
     hosts: AtomicU8,
+    families: Families,
+}
+
+/// Which of their addresses Pods on its hosts are known by.
+#[derive(Clone, Copy)]
+enum Families {
+    V4,
+    /// Both, and that of IPv6 first.
+    Both,
 }
 
 /// A host of a [`Net`]; clones are the same host.
@@ -48,6 +57,7 @@ struct Inner {
     namespace: Namespace,
     name: String,
     place: u8,
+    families: Families,
 }
 
 /// A namespace by name; it and the processes in it end together.
@@ -64,6 +74,15 @@ impl Net {
     /// A bridge without hosts. Ask [`crate::require::netns`] first.
     #[allow(clippy::new_without_default, reason = "it makes namespaces; nothing of it is a default")]
     pub fn new() -> Self {
+        Self::of(Families::V4)
+    }
+
+    /// One whose Pods are known by addresses of both families, of which that of IPv6 is the first.
+    pub fn dual() -> Self {
+        Self::of(Families::Both)
+    }
+
+    fn of(families: Families) -> Self {
         sweep();
         let tag = format!("{PREFIX}-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let bridge = Namespace::add(format!("{tag}-bridge"));
@@ -77,7 +96,7 @@ link set br0 up
             v4(GATEWAY),
             v6(GATEWAY)
         ));
-        Self { tag, bridge, hosts: AtomicU8::new(0) }
+        Self { tag, bridge, hosts: AtomicU8::new(0), families }
     }
 
     /// One more host: addresses 10.77.0.N and fd77::N, a default route, a resolv.conf of its own.
@@ -104,7 +123,13 @@ route add default via {}
             v6(GATEWAY)
         ));
         let inside = Inside::enter(&namespace.0);
-        let host = Host(Arc::new(Inner { inside, namespace, name: name.to_owned(), place }));
+        let host = Host(Arc::new(Inner {
+            inside,
+            namespace,
+            name: name.to_owned(),
+            place,
+            families: self.families,
+        }));
         host.resolv_conf(&format!("nameserver {}\n", v4(GATEWAY)));
         host
     }
@@ -174,6 +199,14 @@ impl Host {
     /// Both addresses.
     pub fn addresses(&self) -> [IpAddr; 2] {
         [self.v4(), self.v6()]
+    }
+
+    /// Those of a Pod on it, the first first.
+    pub fn pod_addresses(&self) -> Vec<IpAddr> {
+        match self.0.families {
+            Families::V4 => vec![self.v4()],
+            Families::Both => vec![self.v6(), self.v4()],
+        }
     }
 
     /// Sets what `/etc/resolv.conf` is for programs that are started from now on.

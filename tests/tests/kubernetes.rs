@@ -26,6 +26,7 @@ mod beside_istio;
 mod chart;
 mod cni;
 mod hints;
+mod dual;
 mod installed;
 mod kinds;
 mod kubelet;
@@ -128,6 +129,16 @@ impl Stage {
 
     /// With addresses and names of Services, too, if that is asked for.
     async fn start_with(more: Value, network: Option<Network>, services: bool) -> Option<Self> {
+        Self::start_among(Net::new, more, network, services).await
+    }
+
+    /// The same on hosts of another network.
+    async fn start_among(
+        net: fn() -> Net,
+        more: Value,
+        network: Option<Network>,
+        services: bool,
+    ) -> Option<Self> {
         let injector = |master: &Host| {
             let mut settings = json!({
                 "address": "127.0.0.1:15017", "image": "outrigger/proxy:test",
@@ -136,7 +147,7 @@ impl Stage {
             merge(&mut settings, &more);
             settings
         };
-        let stage = Self::with(injector, network, services).await?;
+        let stage = Self::with(net, injector, network, services).await?;
         eventually("the webhooks are trusted", || async {
             let bundle = ["-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"];
             for webhook in WEBHOOKS {
@@ -153,16 +164,17 @@ impl Stage {
 
     /// The cluster as a registry alone.
     async fn without_injection() -> Option<Self> {
-        Self::with(|_| Value::Null, None, false).await
+        Self::with(Net::new, |_| Value::Null, None, false).await
     }
 
     async fn with(
+        net: fn() -> Net,
         injector: impl FnOnce(&Host) -> Value,
         network: Option<Network>,
         services: bool,
     ) -> Option<Self> {
         let programs = able()?;
-        let net = Arc::new(Net::new());
+        let net = Arc::new(net());
         let master = net.host("master");
         let cluster = Cluster::start(programs, &master).await;
         // As it is installed; but the control plane runs on the host of the API server, which has no way to a Service.

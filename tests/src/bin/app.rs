@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! What runs in the containers of the tests' cluster: `serve PORT [SECONDS]`, HTTP that answers with its host's address and the request's
-//! head, and goes on for a while after SIGTERM as applications should (and its metrics at the port METRICS, if that is in its environment, as OpenMetrics, too, with OPEN_METRICS); `meet PORT READY NAME…`, a member of a group: the same, and once all of these
+//! head, and goes on for a while after SIGTERM as applications should (at LISTEN, and its metrics at the port METRICS, if these are in its environment, as OpenMetrics, too, with OPEN_METRICS); `meet PORT READY NAME…`, a member of a group: the same, and once all of these
 //! members have answered it is ready, and listens at another port; `end`, what a Job does; `end ADMIN`, what a Job does whose sidecar would go
 //! on: it tells the sidecar to end, at its admin port.
 
@@ -21,7 +21,8 @@ async fn main() -> std::io::Result<()> {
             let mut ends = signal(SignalKind::terminate())?;
             let name: &'static str =
                 Box::leak(std::env::var("NAME").unwrap_or_else(|_| "app".to_owned()).into_boxed_str());
-            app::echo(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), name).await;
+            let own = std::env::var("LISTEN").ok().and_then(|ip| ip.parse::<IpAddr>().ok());
+            app::echo(SocketAddr::new(own.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port), name).await;
             if let Some(metrics) = std::env::var("METRICS").ok().and_then(|port| port.parse().ok()) {
                 let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), metrics);
                 app::metrics(listen, name, std::env::var_os("OPEN_METRICS").is_some()).await;

@@ -143,7 +143,8 @@ impl Surroundings {
     fn field(&self, variable: &EnvVar) -> Option<String> {
         let path = variable.value_from.as_ref()?.field_ref.as_ref()?.field_path.as_str();
         match path {
-            "status.podIP" | "status.hostIP" => Some(self.host.v4().to_string()),
+            "status.podIP" => self.host.pod_addresses().first().map(ToString::to_string),
+            "status.hostIP" => Some(self.host.v4().to_string()),
             path => field_of(&self.pod, path),
         }
     }

@@ -220,7 +220,9 @@ impl Contents {
     }
 
     fn status(&self) -> Value {
-        let host = self.surroundings.host.v4();
+        let host = &self.surroundings.host;
+        let addresses = host.pod_addresses();
+        let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
         let condition =
             |kind: &str, is: bool| json!({"type": kind, "status": if is { "True" } else { "False" }});
         let of = |role: fn(&Role) -> bool| self.units.iter().filter(move |unit| role(&unit.role));
@@ -242,7 +244,7 @@ impl Contents {
         let ready = phase == "Running" && of(|role| *role != Role::Init).all(Unit::is_ready);
         let statuses = |role: fn(&Role) -> bool| of(role).map(Unit::status).collect::<Vec<Value>>();
         json!({"status": {
-            "phase": phase, "podIP": host, "podIPs": [{"ip": host}], "hostIP": host,
+            "phase": phase, "podIP": addresses[0], "podIPs": ips, "hostIP": host.v4(),
             "conditions": [
                 condition("PodScheduled", true), condition("Initialized", initialized),
                 condition("ContainersReady", ready), condition("Ready", ready),

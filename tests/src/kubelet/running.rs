@@ -119,7 +119,7 @@ impl Running {
                 (around.opened(&program), words)
             }
         };
-        let whose = Whose { container, address: around.host.v4(), found: &found };
+        let whose = Whose { container, address: around.host.pod_addresses()[0], found: &found };
         let hooks = container.lifecycle.as_ref();
         let hook = |hook: Option<&LifecycleHandler>| hook.map(|hook| Action::of_hook(hook, &whose));
         Self {
