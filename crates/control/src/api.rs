@@ -44,6 +44,7 @@ pub(crate) mod route_status;
 mod rules;
 pub mod services;
 mod status;
+mod translated;
 
 pub(crate) use replicas::router as replicas;
 use types::ErrorBody;

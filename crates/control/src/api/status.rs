@@ -12,7 +12,7 @@ use super::registries;
 use super::types::{
     InForce, Missing, ProxyStatus, ReplicaBody, RuleState, RuleStatusBody, StatusBody, WaitQuery,
 };
-use super::{Api, ApiParts, Problem, operator, timeout};
+use super::{Api, ApiParts, Problem, operator, timeout, translated};
 use crate::compile::scope::Scope;
 use crate::enforced::Unenforced;
 use crate::instance::Instance;
@@ -51,6 +51,7 @@ pub(crate) fn body(shared: &ApiParts) -> StatusBody {
     let trouble = shared.store.trouble().map(|why| {
         format!("changes cannot be stored: {why}; nothing is lost, and they are taken again once the disk takes writes")
     });
+    let translated = translated::notice(published.compiled.audience(), &published.world);
     StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
@@ -65,7 +66,7 @@ pub(crate) fn body(shared: &ApiParts) -> StatusBody {
         rejections: shared
             .rejections
             .list(|ip| published.world.instances().any(|instance| instance.addresses.contains(&ip))),
-        notices: shared.notices.iter().cloned().chain(trouble).collect(),
+        notices: shared.notices.iter().cloned().chain(trouble).chain(translated).collect(),
     }
 }
 

@@ -120,6 +120,13 @@ impl Audience {
         self.inner.lock().holds(kind, name)
     }
 
+    /// Whether one of the names of a kind that streams hold is such a one, by the name and the streams that hold it. Nobody comes to hold or lets go
+    /// of a name meanwhile.
+    pub fn any_held(&self, kind: ResourceKind, mut is: impl FnMut(&str, &[u64]) -> bool) -> bool {
+        let inner = self.inner.lock();
+        inner.holders.get(&kind).is_some_and(|of| of.iter().any(|(name, streams)| is(name, streams)))
+    }
+
     /// Runs `with` while nobody comes to hold a name that nobody holds now; does nothing when somebody does.
     pub fn unless_held(&self, kind: ResourceKind, name: &str, with: impl FnOnce()) {
         let inner = self.inner.lock();
