@@ -39,6 +39,7 @@ mod revisions;
 mod scraped;
 mod rollbacks;
 mod source;
+mod translated;
 mod zones;
 
 const APP: &str = env!("CARGO_BIN_EXE_outrigger-test-app");
