@@ -33,6 +33,30 @@ pub fn is_of_the_mesh(name: &[u8]) -> bool {
         || is_lookalike_of_ours(name)
 }
 
+/// What routing and framing are made of.
+const MADE_OF: [&str; 10] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "grpc-status",
+    "grpc-message",
+];
+
+/// Whether it is not for a service to set that is asked about a request, neither in the request nor in its answer: routing, framing and
+/// trust are made of it. An Envoy is less strict; there `x-forwarded-client-cert` is whatever the service says.
+pub fn is_of_the_proxy(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    name.starts_with(':')
+        || MADE_OF.iter().any(|made_of| name.eq_ignore_ascii_case(made_of))
+        || begins_like(bytes, b"x-outrigger-")
+        || are_alike(bytes, b"x-forwarded-client-cert")
+}
+
 /// Whether only sidecars may set it, or what looks like it.
 #[inline]
 pub fn is_of_sidecars(name: &[u8]) -> bool {
@@ -69,6 +93,23 @@ mod tests {
             ["x-forwarded-client-cert", "x_custom_header", "my_x_envoy_a", "x_forwarded", "_x-envoy-a"]
         {
             assert!(!is_lookalike_of_ours(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_service_sets_nothing_that_routing_framing_and_trust_are_made_of() {
+        for name in [":path", "Host", "content-length", "Transfer-Encoding", "connection", "te", "upgrade"] {
+            assert!(is_of_the_proxy(name), "{name}");
+        }
+        for name in
+            ["x-forwarded-client-cert", "X_Forwarded-Client_Cert", "x-outrigger-peer", "X-Outrigger.Error"]
+        {
+            assert!(is_of_the_proxy(name), "{name}");
+        }
+        for name in
+            ["x-user", "authorization", "cookie", "x-envoy-retry-on", "x-forwarded-for", "x-request-id", ""]
+        {
+            assert!(!is_of_the_proxy(name), "{name}");
         }
     }
 

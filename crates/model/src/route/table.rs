@@ -59,7 +59,6 @@ pub struct CompiledRoute {
     authority: Option<Box<(regex::Regex, String)>>,
     /// Of its policy for other origins.
     origins: Vec<Matcher>,
-    has_filters: bool,
     retry_headers: Option<Box<RetryHeaders>>,
 }
 
@@ -256,30 +255,13 @@ impl CompiledRoute {
             Some(cors) => cors.origins().under("cors.allow_origin_string_match")?,
             None => Vec::new(),
         };
-        let has_filters = route.fault.is_some() || route.cors.is_some() || route.session.is_some();
         let config = route.clone();
-        Ok(Self {
-            id,
-            config,
-            matcher,
-            total_weight,
-            rewrite,
-            authority,
-            origins,
-            has_filters,
-            retry_headers,
-        })
+        Ok(Self { id, config, matcher, total_weight, rewrite, authority, origins, retry_headers })
     }
 
     /// Whether pages of this origin may call it.
     pub fn allows_origin(&self, origin: &[u8]) -> bool {
         self.origins.iter().any(|allowed| allowed.matches(origin))
-    }
-
-    /// Whether it has faults or policies of its own.
-    #[inline]
-    pub fn has_filters(&self) -> bool {
-        self.has_filters
     }
 
     /// What its retries ask of headers.

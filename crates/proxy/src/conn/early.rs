@@ -71,7 +71,7 @@ fn judges_requests(info: &ConnInfo) -> bool {
                 | Filter::GlobalLimit(_)
                 | Filter::Concurrency(_)
                 | Filter::Tokens(_) => true,
-                Filter::Fault(_) => false,
+                Filter::Fault(_) | Filter::Session | Filter::Cors => false,
             };
             http.filters.iter().any(judges)
         }

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::grpc;
-use outrigger_model::route::Fault;
-use outrigger_model::route::session::Token;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::token::Proven;
 use outrigger_telemetry::trace::SpanRecord;
@@ -16,6 +14,8 @@ use tokio::time::Instant;
 
 use super::body::{Body, Room};
 use super::conn::{HttpConn, RequestConfig};
+use super::filter::session::Affinity;
+use super::filter::tokens::Vouched;
 use super::filter::{Input, ResponseEdit};
 use super::h1::Framing;
 use super::head::{RequestHead, Trailers};
@@ -130,18 +130,6 @@ impl Asked {
     pub fn of(extras: &mut Option<Box<Extras>>) -> Option<&mut Self> {
         extras.as_deref_mut()?.tunnel.as_deref_mut()
     }
-}
-
-/// Tokens with good signatures: the issuer that a rule names, and the token.
-pub type Vouched = Vec<(Box<str>, Box<str>)>;
-
-/// The session of a request.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Affinity {
-    /// What its client carries.
-    pub token: Option<Token>,
-    /// It has one.
-    pub is_on: bool,
 }
 
 /// What is left when a request has ended.
@@ -265,9 +253,9 @@ impl<'c> RequestCtx<'c> {
     }
 
     /// As filters see it.
-    pub fn input<'a>(&'a self, route_fault: Option<&'a Fault>) -> Input<'a> {
+    pub fn input<'a>(&'a self, route: Option<&'a CompiledRoute>) -> Input<'a> {
         let tokens = self.extras.as_ref().map(|extras| &extras.proven);
-        Input { connection: self.conn.info.view(), request: &self.head, route_fault, tokens }
+        Input { connection: self.conn.info.view(), request: &self.head, route, tokens }
     }
 
     /// Room for what few requests have.

@@ -1,6 +1,7 @@
-//! Request filters, compiled when the runtime is built: run in order, once per request, before the retry loop.
+//! Request filters, compiled when the runtime is built: run in order, once per request, before the retry loop (`http/chain.rs`).
 //!
-//! To add one: a file in `filter/` and a row here.
+//! To add one: a file in `filter/` and a row in each match here. A filter looks at a request ([`Filter::on_request`]) and lets it pass,
+//! stops it, or wants a [`Visit`], in which it may edit, answer, hold the body and ask a cluster.
 
 use std::borrow::Cow;
 
@@ -9,11 +10,13 @@ use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
-use outrigger_model::route::table::RouteTable;
+use outrigger_model::route::table::{CompiledRoute, RouteTable};
 use outrigger_model::token::{Proven, WithTokens};
 
+use self::session::Affinity;
+pub use self::visit::{After, Stop, Visit};
 use super::head::RequestHead;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::concurrency::Permit;
 use crate::runtime::rate::Rates;
 
@@ -25,7 +28,9 @@ pub mod global_limit;
 pub mod local_limit;
 pub mod rate_limit;
 pub mod rbac;
+pub mod session;
 pub mod tokens;
+pub mod visit;
 
 /// What a filter does to a header of the response.
 pub struct ResponseEdit {
@@ -60,6 +65,10 @@ pub enum Filter {
     Concurrency(concurrency::Limit),
     /// What tokens say.
     Tokens(Box<tokens::Tokens>),
+    /// Sessions, of the routes that have one.
+    Session,
+    /// Pages of other origins, by the policies of routes.
+    Cors,
 }
 
 /// Compiles a filter. `rates` has the counts of limits; `place` is its listener, chain and number; `routes` may have their own word.
@@ -85,12 +94,27 @@ pub fn build(config: &HttpFilter, rates: &Rates, place: &str, routes: &RouteTabl
     })
 }
 
+/// Those that act where a route has something for them, whatever the listener says; they act last.
+pub fn of_routes(filters: &mut Vec<Filter>, routes: &RouteTable) {
+    let (mut fault, mut session, mut cors) = (false, false, false);
+    for route in routes.routes() {
+        fault |= route.config.fault.is_some();
+        session |= route.config.session.is_some();
+        cors |= route.config.cors.is_some();
+    }
+    if fault && !filters.iter().any(|filter| matches!(filter, Filter::Fault(_))) {
+        filters.push(Filter::Fault(fault::FaultFilter::build(&Fault::default())));
+    }
+    filters.extend(session.then_some(Filter::Session));
+    filters.extend(cors.then_some(Filter::Cors));
+}
+
 /// What a filter sees.
 pub struct Input<'a> {
     pub connection: ConnectionView<'a>,
     pub request: &'a RequestHead,
-    /// The route's own fault, which replaces the listener's.
-    pub route_fault: Option<&'a Fault>,
+    /// Which may have its own configuration for the filter; absent: none takes the request, so far.
+    pub route: Option<&'a CompiledRoute>,
     /// What its good tokens say.
     pub tokens: Option<&'a Proven>,
 }
@@ -113,8 +137,12 @@ pub enum Verdict {
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
     Fail(Failure),
-    /// Somebody must be asked first, or its tokens be looked at, or its route.
-    Ask,
+    /// It belongs to this session.
+    Belongs(Affinity),
+    /// The filter does more than look: [`Filter::visit`].
+    Visit,
+    /// It waits for something: [`Filter::settle`].
+    Wait,
 }
 
 impl Filter {
@@ -122,13 +150,46 @@ impl Filter {
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self {
             Self::Rbac(rbac) => rbac.on_request(input),
-            Self::ExtAuthz(authz) if authz.concerns(input) => Verdict::Ask,
-            Self::Tokens(_) | Self::LocalLimit(_) => Verdict::Ask,
-            Self::ExtAuthz(_) => Verdict::Continue,
+            Self::Fault(fault) => fault.on_request(input),
+            Self::ExtAuthz(authz) => authz.on_request(input),
             Self::RateLimit(limits) => limits.on_request(input),
-            Self::Concurrency(limit) => limit.on_request(),
+            Self::Tokens(_) | Self::LocalLimit(_) => Verdict::Visit,
             Self::GlobalLimit(limits) => limits.on_request(input),
-            Self::Fault(fault) => fault::plan(input.route_fault.unwrap_or(fault.config())),
+            Self::Concurrency(limit) => limit.on_request(),
+            Self::Session => session::on_request(input),
+            Self::Cors => cors::on_request(input),
         }
     }
+
+    /// Does what it wants with the request, at once.
+    ///
+    /// # Errors
+    /// The request stops here.
+    pub fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        match self {
+            Self::Tokens(tokens) => tokens.visit(visit),
+            Self::LocalLimit(limits) => limits.visit(visit),
+            Self::Cors => cors::visit(visit),
+            _ => Err(nobody()),
+        }
+    }
+
+    /// Waits for what it wants.
+    ///
+    /// # Errors
+    /// The request stops here.
+    pub async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        match self {
+            Self::ExtAuthz(authz) => authz.settle(visit).await,
+            Self::GlobalLimit(limits) => limits.settle(visit).await,
+            _ => Err(nobody()),
+        }
+    }
+}
+
+/// What wants something of nobody does not pass.
+#[cold]
+fn nobody() -> Stop {
+    let detail = "a filter wants something that it does not do";
+    Failure::local(Stage::Authorize, FailureKind::AuthzUnavailable(500), detail).into()
 }

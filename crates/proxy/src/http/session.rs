@@ -1,40 +1,19 @@
 //! Sessions: a client that carries the address of an endpoint goes there again, as long as that is an endpoint of the route's clusters and
-//! takes requests; and what a client is given to carry. Only routes with a session come here.
+//! takes requests. What it carries is the filter's to read and write (`http/filter/session.rs`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use outrigger_model::ext_authz::How;
 use outrigger_model::route::table::CompiledRoute;
-use outrigger_model::route::{Forward, Session, SessionBy, WeightedCluster};
+use outrigger_model::route::{Forward, WeightedCluster};
 
 use super::attempt::{Plan, Tried};
 use super::conn::RequestConfig;
-use super::context::{Affinity, Extras, RequestCtx};
-use super::filter::ResponseEdit;
-use outrigger_model::request::cookie;
-
-use super::hash::set_cookie;
+use super::context::{Extras, RequestCtx};
+use super::filter;
+use super::filter::session::Affinity;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::endpoint::EndpointState;
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
-}
-
-/// Looks at what a client carries.
-#[cold]
-pub fn look(ctx: &mut RequestCtx<'_>, session: &Session) {
-    if !session.by.is_for(ctx.head.path()) {
-        return;
-    }
-    let token = match &session.by {
-        SessionBy::Cookie { name, .. } => cookie(&ctx.head, name).and_then(|text| session.read(text, now())),
-        SessionBy::Header { name } => ctx.head.first(name).and_then(|text| session.read(text, now())),
-    };
-    ctx.extras().affinity = Affinity { token, is_on: true };
-}
 
 /// The share of a route that a session belongs to: weights are for clients that have none.
 #[cold]
@@ -81,17 +60,6 @@ pub fn answered(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, address: Socket
     let Some(Extras { affinity: Affinity { token, is_on: true }, .. }) = ctx.extras.as_deref() else {
         return;
     };
-    let now = now();
-    let Some(token) = session.answered(*token, address, now) else { return };
-    let text = session.write(&token);
-    let (name, value, how) = match &session.by {
-        SessionBy::Header { name } => (name.clone(), text, How::Set),
-        SessionBy::Cookie { name, path, permanent, attributes } => {
-            let left = token.expires.saturating_sub(now);
-            let lives = permanent.then(|| std::time::Duration::from_secs(left));
-            let value = set_cookie(name, &text, path.as_deref(), lives.unwrap_or_default(), attributes);
-            ("set-cookie".to_owned(), value, How::Append)
-        }
-    };
-    ctx.extras().response.push(ResponseEdit { name: name.into(), value: value.into_bytes(), how });
+    let edit = filter::session::answered(session, *token, address);
+    ctx.extras().response.extend(edit);
 }

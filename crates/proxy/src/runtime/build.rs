@@ -383,6 +383,7 @@ fn compile_http(
         let place = format!("{place} {field}");
         filters.push(filter::build(filter, rates, &place, &table).under(field)?);
     }
+    filter::of_routes(&mut filters, &table);
     let mut named = Clusters::default();
     for name in used.clusters().chain(config.clusters()) {
         if let Some(handle) = clusters.get(name) {

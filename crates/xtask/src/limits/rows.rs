@@ -103,7 +103,7 @@ pub const ROWS: &[Row] = &[
         "what goes along to a service that authorizes",
         &[
             ("model/src/ext_authz.rs", &["MOST_BODY"]),
-            ("proxy/src/http/filter/ext_authz.rs", &["MOST_ANSWER"]),
+            ("proxy/src/http/chain/visit.rs", &["MOST_ANSWER"]),
             (
                 "model/src/ext_authz.rs",
                 &["timeout: {}, failure_mode_allow: false", "status_on_error: {}, body: None"],
@@ -113,7 +113,7 @@ pub const ROWS: &[Row] = &[
     (
         "what a service that counts answers",
         &[
-            ("proxy/src/http/filter/global_limit.rs", &["MOST_ANSWER"]),
+            ("proxy/src/http/chain/visit.rs", &["MOST_ANSWER"]),
             ("control/src/provider/limits.rs", &["TIMEOUT", "LONGEST"]),
         ],
     ),

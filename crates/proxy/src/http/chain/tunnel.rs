@@ -7,11 +7,10 @@ use outrigger_model::ext_authz::RouteAuthz;
 use outrigger_model::route::table::RouteRef;
 use outrigger_model::token::{Outcome, Proven, Refusal};
 
-use super::tokens::{self, Witness};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::conn::RequestConfig;
-use crate::http::context::{Asked, RequestCtx, Vouched};
-use crate::http::filter::tokens::Tokens;
+use crate::http::context::{Asked, RequestCtx};
+use crate::http::filter::tokens::{self, Tokens, Vouched, Witness};
 use crate::http::filter::{Filter, Input, Verdict};
 use crate::http::head::RequestHead;
 use crate::http::upgrade::{self, Upgrade};
@@ -157,7 +156,9 @@ fn judge(
             | Filter::RateLimit(_)
             | Filter::LocalLimit(_)
             | Filter::GlobalLimit(_)
-            | Filter::Concurrency(_) => {}
+            | Filter::Concurrency(_)
+            | Filter::Session
+            | Filter::Cors => {}
         }
     }
     Ok(())

@@ -3,12 +3,12 @@
 use outrigger_model::route::Cors;
 use outrigger_model::route::table::CompiledRoute;
 
-use super::{ResponseEdit, fault};
+use super::{After, Input, ResponseEdit, Stop, Verdict, Visit, fault};
 use crate::http::head::RequestHead;
 use crate::http::respond::{self, Local};
 
 /// What it makes of a request.
-pub enum Verdict {
+enum Look {
     /// It is none of another origin, or the policy does not act.
     Pass,
     /// The response is to be edited.
@@ -17,11 +17,39 @@ pub enum Verdict {
     Answer(Local, Vec<ResponseEdit>),
 }
 
+pub fn on_request(input: &Input<'_>) -> Verdict {
+    let acts =
+        input.route.is_some_and(|route| route.config.cors.is_some()) && origin(input.request).is_some();
+    if acts { Verdict::Visit } else { Verdict::Continue }
+}
+
+/// Answers what a browser asks before, and says in the response what it may show.
+///
+/// # Errors
+/// A preflight, which is answered.
+pub fn visit<'v>(visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+    let Some(route) = visit.route() else { return Ok(After::Same) };
+    let Some(policy) = &route.config.cors else { return Ok(After::Same) };
+    match look(policy, route, visit.input().request) {
+        Look::Pass => {}
+        Look::Edit(edits) => visit.respond(edits),
+        Look::Answer(local, edits) => {
+            visit.respond(edits);
+            return Err(Stop::Answered(Box::new(local), "cors_response"));
+        }
+    }
+    Ok(After::Same)
+}
+
+fn origin(head: &RequestHead) -> Option<&[u8]> {
+    head.first("origin").filter(|origin| !origin.is_empty())
+}
+
 /// Looks at a request (Fetch, section 3.2).
-pub fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Verdict {
-    let Some(origin) = head.first("origin").filter(|origin| !origin.is_empty()) else { return Verdict::Pass };
+fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Look {
+    let Some(origin) = origin(head) else { return Look::Pass };
     if !fault::hits(policy.percentage) {
-        return Verdict::Pass;
+        return Look::Pass;
     }
     let allowed = route.allows_origin(origin);
     let mut edits = Vec::new();
@@ -36,10 +64,10 @@ pub fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Verdict
     }
     let asked = head.first("access-control-request-method").filter(|method| !method.is_empty());
     let Some(method) = asked.filter(|_| head.method() == "OPTIONS") else {
-        return if allowed { Verdict::Edit(edits) } else { Verdict::Pass };
+        return if allowed { Look::Edit(edits) } else { Look::Pass };
     };
     if !allowed && policy.forward_not_matching {
-        return Verdict::Pass;
+        return Look::Pass;
     }
     let mut local = respond::direct(200, "", (false, false), None);
     let mut say = |name: &str, configured: &str, value: &[u8]| {
@@ -61,5 +89,5 @@ pub fn look(policy: &Cors, route: &CompiledRoute, head: &RequestHead) -> Verdict
     if policy.allow_private_network && private {
         say("access-control-allow-private-network", "true", b"true");
     }
-    Verdict::Answer(local, edits)
+    Look::Answer(local, edits)
 }

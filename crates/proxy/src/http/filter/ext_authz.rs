@@ -1,33 +1,31 @@
-//! Authorization by a service that is asked: `envoy.filters.http.ext_authz`. Here is what is asked and what an answer means; that the
-//! request waits meanwhile is `chain`'s.
+//! Authorization by a service that is asked: `envoy.filters.http.ext_authz`. Of the body as much is read as goes along, and read again
+//! when the request is forwarded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_model::ext_authz::{self as model, AuthzBody, AuthzService, Edit, How, HttpAuthz};
+use outrigger_model::ext_authz::{self as model, AuthzBody, AuthzService, Edit, How, HttpAuthz, RouteAuthz};
 use outrigger_model::grpc::grpc_of_http;
 use outrigger_model::matcher::{Matcher, StringMatch};
+use outrigger_model::names::is_of_the_proxy;
 use outrigger_model::policy::decide::{Decision, PolicySet};
 use outrigger_model::policy::{Rbac, RbacAction};
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Flaw, Origin, Under};
-use outrigger_xds::authz::{self, Check, Verdict};
+use outrigger_xds::authz::{self, Check};
 
-use super::Input;
+use super::visit::Held;
+use super::{After, Input, ResponseEdit, Stop, Verdict, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::call::message::{Answer, Call};
+use crate::http::call::message::Answer;
 use crate::http::grpc;
 use crate::http::h1::{EditError, Framing, H1Request, H1Response};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::respond::{ERROR_HEADER, Local, percent_encoded};
-use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::Reach;
+use crate::http::respond::{Local, percent_encoded};
 
 /// Of a denial's text, as gRPC clients are told it.
 const LONGEST_MESSAGE: usize = 1024;
-/// Of an answer to a check.
-const MOST_ANSWER: usize = 64 * 1024;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const PARTIAL: &str = "x-envoy-auth-partial-body";
@@ -47,24 +45,24 @@ pub struct ExtAuthz {
 }
 
 /// What is known of a request.
-pub struct Asked<'a> {
-    pub connection: ConnectionView<'a>,
+struct Asked<'a> {
+    connection: ConnectionView<'a>,
     /// Our own identity.
-    pub own: &'a str,
-    pub head: &'a RequestHead,
+    own: &'a str,
+    head: &'a RequestHead,
     /// What of the body goes along, and as the route wants it.
-    pub settings: Option<AuthzBody>,
-    pub body: &'a [u8],
+    settings: Option<AuthzBody>,
+    body: &'a [u8],
     /// What the route has the service told besides.
-    pub context: Option<&'a BTreeMap<String, String>>,
+    context: Option<&'a BTreeMap<String, String>>,
     /// More of the body follows.
-    pub partial: bool,
+    partial: bool,
     /// Of the body; -1 if it is not known.
-    pub size: i64,
+    size: i64,
 }
 
 /// What follows.
-pub enum Judgement {
+enum Judgement {
     Allowed(Edits),
     /// With this.
     Denied(Box<Local>),
@@ -73,10 +71,10 @@ pub enum Judgement {
 
 /// Edits of the request and of its response.
 #[derive(Default)]
-pub struct Edits {
-    pub remove: Vec<String>,
-    pub request: Vec<Edit>,
-    pub response: Vec<Edit>,
+struct Edits {
+    remove: Vec<String>,
+    request: Vec<Edit>,
+    response: Vec<Edit>,
 }
 
 impl ExtAuthz {
@@ -113,6 +111,65 @@ impl ExtAuthz {
         self.only.as_ref().is_none_or(asked)
     }
 
+    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+        if self.concerns(input) { Verdict::Wait } else { Verdict::Continue }
+    }
+
+    /// Asks, and does what the answer says.
+    ///
+    /// # Errors
+    /// It is denied, too long to be asked about, or nobody was there to ask.
+    pub async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        visit.note_asked(&self.config.name);
+        let of_route = match visit.route().and_then(|route| route.config.authz.get(&self.config.name)) {
+            Some(RouteAuthz::Off) => return Ok(After::Same),
+            Some(RouteAuthz::Asked(settings)) => Some(settings),
+            None => None,
+        };
+        let settings = of_route.map_or(self.config.body, |settings| settings.body(self.config.body));
+        let settings = settings.filter(|_| !visit.is_upgrade());
+        let partial = match settings {
+            Some(settings) => read(visit, settings).await?,
+            None => false,
+        };
+        let (head, body) = {
+            let own = visit.own().map(ToString::to_string).unwrap_or_default();
+            let input = visit.input();
+            self.ask(&Asked {
+                connection: input.connection,
+                own: &own,
+                head: input.request,
+                settings,
+                body: settings.map_or(&[], |settings| visit.held(settings.max_bytes as usize)),
+                context: of_route.map(|settings| &settings.context),
+                partial,
+                size: match settings {
+                    // As in Envoy, which counts what it has seen by then.
+                    None => 0,
+                    Some(_) => visit.length().map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)),
+                },
+            })?
+        };
+        let came = visit.call(&self.config.cluster, head, body, self.config.timeout).await?;
+        match self.judge(came, visit.is_grpc()) {
+            Judgement::Allowed(edits) => apply(visit, edits)?,
+            Judgement::Denied(local) => {
+                visit.flag("UAEX");
+                return Err(Stop::Answered(local, "ext_authz_denied"));
+            }
+            Judgement::Failed(failure) if self.config.failure_mode_allow => {
+                tracing::debug!(%failure, "a request passes without authorization");
+                if self.config.failure_mode_allow_header {
+                    let _ = visit.head_mut().set("x-envoy-auth-failure-mode-allowed", "true");
+                }
+            }
+            Judgement::Failed(failure) => {
+                return Err(failure.because_of(self.origin(&visit.input())).into());
+            }
+        }
+        Ok(if self.config.clear_route_cache { After::Reroute } else { After::Same })
+    }
+
     /// The user object that wants a request asked about.
     pub fn origin(&self, input: &Input<'_>) -> Option<Arc<Origin>> {
         match self.only.as_ref()?.decide(&input.connection, Some(&input.judged())) {
@@ -121,12 +178,9 @@ impl ExtAuthz {
         }
     }
 
-    /// The question.
-    ///
-    /// # Errors
-    /// It cannot be put.
-    pub fn ask(&self, asked: &Asked<'_>, cluster: &Arc<ClusterHandle>) -> Result<Call, Failure> {
-        let (head, body) = match &self.config.service {
+    /// The request that asks.
+    fn ask(&self, asked: &Asked<'_>) -> Result<(RequestHead, Bytes), Failure> {
+        match &self.config.service {
             // The question is the request without its body, and of CONNECT nothing is left but a tunnel.
             AuthzService::Http(_) if asked.head.is_connect() => {
                 let detail = "a service that authorizes over HTTP cannot be asked about CONNECT";
@@ -137,12 +191,7 @@ impl ExtAuthz {
         }
         .map_err(|error| {
             Failure::downstream(Stage::Authorize, FailureKind::BadRequest(400), error.to_string())
-        })?;
-        let framing = Framing::Length(body.len() as u64);
-        let original = (asked.connection.destination, Reach::Network);
-        let (cluster, timeout) = (cluster.clone(), self.config.timeout);
-        let (trailers, hash, again) = (None, None, true);
-        Ok(Call { cluster, head, framing, body, trailers, original, hash, timeout, again, most: MOST_ANSWER })
+        })
     }
 
     fn goes_along(&self, name: &[u8], otherwise: bool) -> bool {
@@ -245,7 +294,7 @@ impl ExtAuthz {
     }
 
     /// What an answer means.
-    pub fn judge(&self, came: Result<Answer, Failure>, asked_by_grpc: bool) -> Judgement {
+    fn judge(&self, came: Result<Answer, Failure>, asked_by_grpc: bool) -> Judgement {
         let judged =
             came.map_err(|failure| failure.to_string()).and_then(|answer| match &self.config.service {
                 AuthzService::Grpc { .. } => self.judge_grpc(&answer, asked_by_grpc),
@@ -260,10 +309,10 @@ impl ExtAuthz {
 
     fn judge_grpc(&self, answer: &Answer, asked_by_grpc: bool) -> Result<Judgement, String> {
         Ok(match authz::decode(answer.message()?)? {
-            Verdict::Allowed { request, remove, response } => {
+            authz::Verdict::Allowed { request, remove, response } => {
                 Judgement::Allowed(Edits { remove, request, response })
             }
-            Verdict::Denied { status, headers, body } => {
+            authz::Verdict::Denied { status, headers, body } => {
                 let headers = headers.into_iter().map(|edit| (edit.name, edit.value));
                 Judgement::Denied(Box::new(denied(status, headers, body, asked_by_grpc)))
             }
@@ -292,15 +341,61 @@ impl ExtAuthz {
         }
         let always = ["www-authenticate", "location", "proxy-authenticate"];
         lines.retain(|(name, _)| {
-            let ours = matches!(
-                &**name,
-                "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "host" | ERROR_HEADER
-            );
-            !ours && self.client.as_deref().is_none_or(|all| any(all, name) || always.contains(&&**name))
+            self.client.as_deref().is_none_or(|all| any(all, name) || always.contains(&&**name))
         });
         let body = String::from_utf8_lossy(&answer.body).into_owned();
         Ok(Judgement::Denied(Box::new(denied(status, lines, body, asked_by_grpc))))
     }
+}
+
+/// Reads as much of the body as goes along; whether there is more.
+async fn read<'v>(visit: &mut impl Visit<'v>, settings: AuthzBody) -> Result<bool, Failure> {
+    let most = settings.max_bytes as usize;
+    match visit.hold(most).await? {
+        Held::NoRoom => {
+            let detail = "no memory for the body that goes along to be authorized";
+            Err(Failure::local(Stage::Authorize, FailureKind::Overload, detail))
+        }
+        Held::Part if !settings.allow_partial => {
+            let detail = format!("the body is longer than the {most} bytes that go along to be authorized");
+            Err(Failure::downstream(Stage::Authorize, FailureKind::BadRequest(413), detail))
+        }
+        held => Ok(held == Held::Part),
+    }
+}
+
+fn apply<'v>(visit: &mut impl Visit<'v>, edits: Edits) -> Result<(), Failure> {
+    // What the service says is not for the client to say in what applications take for it. The service itself may say both.
+    let names = edits.request.iter().map(|edit| &edit.name).chain(&edits.remove);
+    let own: Vec<String> = names.filter(|name| !is_of_the_proxy(name)).cloned().collect();
+    if !own.is_empty() {
+        visit.keep_out(&Arc::new(own));
+    }
+    // In Envoy's order: what is set, then what is added to what is there, then what is taken out.
+    let its = edits.request.iter().filter(|edit| !is_of_the_proxy(&edit.name));
+    let (added, put): (Vec<&Edit>, Vec<&Edit>) = its.partition(|edit| edit.how == How::Append);
+    for edit in put.into_iter().chain(added) {
+        set(visit.head_mut(), edit).map_err(|why| {
+            let detail = format!("the service that authorizes set {}: {why}", edit.name);
+            Failure::local(Stage::Authorize, FailureKind::BadRequest(400), detail)
+        })?;
+    }
+    for name in edits.remove.iter().filter(|name| !is_of_the_proxy(name)) {
+        visit.head_mut().remove(name);
+    }
+    let response = edits.response.into_iter().filter(|edit| !is_of_the_proxy(&edit.name));
+    visit.respond(response.map(|Edit { name, value, how }| ResponseEdit { name: name.into(), value, how }));
+    Ok(())
+}
+
+fn set(head: &mut RequestHead, edit: &Edit) -> Result<(), String> {
+    let (name, value) = (edit.name.as_str(), edit.value.as_slice());
+    let done = match edit.how {
+        How::Append if head.has(name) => head.append(name, value),
+        How::Append => Ok(()),
+        How::Set | How::IfAbsent | How::IfPresent => head.set(name, value),
+    };
+    done.map_err(|error| error.to_string())
 }
 
 fn compile(all: &[StringMatch]) -> Result<Vec<Matcher>, Flaw> {
@@ -318,7 +413,7 @@ fn denied(
     let length = if is_grpc { 0 } else { body.len() as u64 };
     let mut head =
         ResponseHead::H1(H1Response::new(if is_grpc { 200 } else { status }, Framing::Length(length)));
-    for (name, value) in headers {
+    for (name, value) in headers.into_iter().filter(|(name, _)| !is_of_the_proxy(name)) {
         // What does not fit is lost.
         let _ = head.append(&name, value);
     }

@@ -2,7 +2,7 @@
 
 use outrigger_model::route::Fault;
 
-use super::Verdict;
+use super::{Input, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
 
 /// The listener-wide fault.
@@ -15,14 +15,14 @@ impl FaultFilter {
         Self(config.clone())
     }
 
-    /// What it was built from.
-    pub fn config(&self) -> &Fault {
-        &self.0
+    /// A route's own replaces it.
+    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+        plan(input.route.and_then(|route| route.config.fault.as_ref()).unwrap_or(&self.0))
     }
 }
 
 /// Draws for one request: delay and abort independently, the delay first.
-pub fn plan(fault: &Fault) -> Verdict {
+fn plan(fault: &Fault) -> Verdict {
     let abort = fault.abort.as_ref().filter(|abort| hits(abort.percentage)).map(|abort| {
         Failure::local(Stage::Route, FailureKind::FaultAbort(abort.status), "injected by a rule")
     });

@@ -1,30 +1,27 @@
-//! Asks a service how many requests pass: a filter of ours, `outrigger.global_limit`. Here is what is asked and what an answer means; that
-//! the request waits meanwhile is `chain`'s.
+//! Asks a service how many requests pass: a filter of ours, `outrigger.global_limit`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use outrigger_model::ext_authz::How;
 use outrigger_model::global_limit::{self as model, EntryValue};
+use outrigger_model::names::is_of_the_proxy;
 use outrigger_model::rate_limit::By;
 use outrigger_model::request::RequestView;
 use outrigger_model::resource::{Flaw, Under};
 use outrigger_model::route::table::CompiledMatch;
 use outrigger_xds::limits::{self, Descriptor};
 
-use super::{Input, Verdict};
+use super::{After, Input, ResponseEdit, Stop, Verdict, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::http::call::message::{Answer, Call};
+use crate::http::call::message::Answer;
 use crate::http::grpc;
-use crate::http::h1::Framing;
-use crate::runtime::cluster::ClusterHandle;
-use crate::runtime::endpoint::Reach;
+use crate::http::head::RequestHead;
 use crate::runtime::rate::Rates;
 use crate::runtime::rate::tally::{Came, Refusals, Tally};
 
 const SHOULD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-/// Of an answer.
-const MOST_ANSWER: usize = 64 * 1024;
-
 /// A compiled filter.
 #[derive(Debug)]
 pub struct GlobalLimits {
@@ -34,13 +31,13 @@ pub struct GlobalLimits {
 }
 
 /// A question: the limits that it is about, and what each tells.
-pub struct Question<'q> {
+struct Question<'q> {
     about: Vec<&'q Arc<Refusals>>,
     descriptors: Vec<Descriptor<'q>>,
 }
 
 /// What follows.
-pub enum Judgement {
+enum Judgement {
     /// With headers for the request, and for its response.
     Passes(limits::Answer),
     /// With headers for the response.
@@ -69,11 +66,39 @@ impl GlobalLimits {
 
     pub fn on_request(&self, input: &Input<'_>) -> Verdict {
         let asked = self.limits.iter().any(|(matches, _)| matches.mismatch(input.request).is_none());
-        if asked { Verdict::Ask } else { Verdict::Continue }
+        if asked { Verdict::Wait } else { Verdict::Continue }
+    }
+
+    /// Asks, and does what the answer says.
+    ///
+    /// # Errors
+    /// There is no room, or nobody to say so where that counts.
+    pub async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        let Some(question) = self.question(&visit.input()) else { return Ok(After::Same) };
+        let (head, body) = self.ask(&question)?;
+        let came = visit.call(&self.config.cluster, head, body, self.config.timeout).await?;
+        match self.judge(came, &question) {
+            Judgement::Passes(answer) => {
+                for (name, value) in answer.request.into_iter().filter(|(name, _)| !is_of_the_proxy(name)) {
+                    // What does not fit is lost.
+                    let _ = visit.head_mut().append(&name, value);
+                }
+                visit.respond(edits(answer.response, How::Append));
+            }
+            Judgement::Refused(failure, response) => {
+                visit.respond(edits(response, How::Set));
+                return Err(failure.into());
+            }
+            Judgement::Failed(failure) if self.config.status_on_error.is_none() => {
+                tracing::debug!(%failure, "a request passes without its rate limit");
+            }
+            Judgement::Failed(failure) => return Err(failure.into()),
+        }
+        Ok(After::Same)
     }
 
     /// What is asked of a request, if anything: as in Envoy there is no question where an entry has no value.
-    pub fn question(&self, input: &Input<'_>) -> Option<Question<'_>> {
+    fn question(&self, input: &Input<'_>) -> Option<Question<'_>> {
         let mut question = Question { about: Vec::new(), descriptors: Vec::new() };
         for (matches, refusals) in &self.limits {
             if matches.mismatch(input.request).is_some() {
@@ -92,29 +117,17 @@ impl GlobalLimits {
         (!question.about.is_empty()).then_some(question)
     }
 
-    /// The call that asks it.
-    ///
-    /// # Errors
-    /// It cannot be put.
-    pub fn ask(
-        &self,
-        question: &Question<'_>,
-        input: &Input<'_>,
-        cluster: &Arc<ClusterHandle>,
-    ) -> Result<Call, Failure> {
-        let (cluster, timeout) = (cluster.clone(), self.config.timeout);
-        let head = grpc::unary(SHOULD, &self.config.authority, Some(timeout)).map_err(|error| {
-            Failure::local(Stage::Authorize, FailureKind::LimiterUnavailable(500), error.to_string())
-        })?;
-        let body = grpc::framed(&limits::encode(&self.config.domain, &question.descriptors));
-        let framing = Framing::Length(body.len() as u64);
-        let original = (input.connection.destination, Reach::Network);
-        let (trailers, hash, again) = (None, None, true);
-        Ok(Call { cluster, head, framing, body, trailers, original, hash, timeout, again, most: MOST_ANSWER })
+    /// The request that asks it.
+    fn ask(&self, question: &Question<'_>) -> Result<(RequestHead, Bytes), Failure> {
+        let head =
+            grpc::unary(SHOULD, &self.config.authority, Some(self.config.timeout)).map_err(|error| {
+                Failure::local(Stage::Authorize, FailureKind::LimiterUnavailable(500), error.to_string())
+            })?;
+        Ok((head, grpc::framed(&limits::encode(&self.config.domain, &question.descriptors))))
     }
 
     /// What an answer means.
-    pub fn judge(&self, came: Result<Answer, Failure>, question: &Question<'_>) -> Judgement {
+    fn judge(&self, came: Result<Answer, Failure>, question: &Question<'_>) -> Judgement {
         let read = |answer: Answer| limits::decode(answer.message()?);
         match came.map_err(|failure| failure.to_string()).and_then(read) {
             Ok(limits::Answer { over: Some(over), response, .. }) => {
@@ -142,6 +155,12 @@ impl GlobalLimits {
         let detail = format!("{} could not be asked: {why}", self.config.cluster);
         Judgement::Failed(Failure::local(Stage::Authorize, kind, detail))
     }
+}
+
+/// What the service says in the response, but for what is not its own to say.
+fn edits(headers: Vec<(String, Vec<u8>)>, how: How) -> impl Iterator<Item = ResponseEdit> {
+    let headers = headers.into_iter().filter(|(name, _)| !is_of_the_proxy(name));
+    headers.map(move |(name, value)| ResponseEdit { name: name.into(), value, how })
 }
 
 #[cold]

@@ -7,6 +7,7 @@ use outrigger_model::local_limit::{LocalLimit, LocalLimits};
 use outrigger_model::route::table::{CompiledRoute, RouteTable};
 use tokio::time::Instant;
 
+use super::{After, Stop, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::rate::{Counts, Rates};
 
@@ -20,7 +21,7 @@ pub struct Limits {
 
 /// What becomes of a request.
 #[derive(Debug)]
-pub enum Look<'a> {
+enum Look<'a> {
     Passes,
     /// It passes, though there was no token.
     Over(&'a LocalLimit),
@@ -53,8 +54,25 @@ impl Limits {
         Self { own: Limit::build(&config.own, rates), routes: all }
     }
 
+    /// Takes a token, and says in headers what came of it. What no route takes is counted as well, but has no headers: they may name the
+    /// route.
+    ///
+    /// # Errors
+    /// There was none.
+    pub fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        match self.look(visit.route().map(|route| route.id)) {
+            Look::Passes => {}
+            Look::Over(limit) => visit.write(&limit.request_headers),
+            Look::Refused(limit, failure) => {
+                visit.write_refusal(&limit.response_headers, &failure);
+                return Err(failure.into());
+            }
+        }
+        Ok(After::Same)
+    }
+
     /// Takes a token for a request of a route; what no route takes has the listener's.
-    pub fn look(&self, route: Option<u32>) -> Look<'_> {
+    fn look(&self, route: Option<u32>) -> Look<'_> {
         let of_route = route.and_then(|route| self.routes.get(route as usize)?.as_ref());
         let limit = of_route.unwrap_or(&self.own);
         let config = &limit.config;

@@ -1,11 +1,23 @@
-//! Tokens of requests: `envoy.filters.http.jwt_authn`. The decision is the model's; here is what is remembered for it.
+//! Tokens of requests: `envoy.filters.http.jwt_authn`. The decision is the model's; here is what is done then, and what is remembered for
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use outrigger_model::resource::Flaw;
-use outrigger_model::token::{CompiledTokens, JwtAuthn, Known, Verified};
+use outrigger_model::resource::{Flaw, Origin};
+use outrigger_model::token::{CompiledTokens, Effects, JwtAuthn, Known, Outcome, Refusal, Verified};
+
+use super::{After, ResponseEdit, Stop, Visit};
+use crate::failure::{Failure, FailureKind, Stage};
+use crate::http::head::RequestHead;
+
+/// Of the URL in `www-authenticate`.
+const LONGEST_REALM: usize = 256;
+
+/// Tokens of a tunnel that it remembers as good.
+const MOST_GOOD: usize = 32;
 
 /// A worker's memory of tokens is in two halves of this.
 const HALF: usize = 512 * 1024;
@@ -27,6 +39,72 @@ impl Tokens {
         };
         CompiledTokens::compile(config, fingerprint).map(Self)
     }
+
+    /// Looks at the tokens of a request, and does with it what is wanted then.
+    ///
+    /// # Errors
+    /// They do not let it pass.
+    #[cold]
+    pub fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        let now = now();
+        match visit.tokens(now, |head, known| self.0.decide(head, now, known)) {
+            Outcome::Passes(effects) => {
+                let own = self.0.own();
+                if !own.is_empty() {
+                    visit.keep_out(own);
+                }
+                Ok(apply(visit, effects)?)
+            }
+            Outcome::Refused { why, origin } => {
+                let value = challenge(visit.input().request, why);
+                visit.respond([ResponseEdit::set("www-authenticate", value)]);
+                Err(refused(why, origin).into())
+            }
+        }
+    }
+}
+
+/// In seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A request that its tokens do not let pass.
+pub fn refused(why: Refusal, origin: Option<Arc<Origin>>) -> Failure {
+    let failure = Failure::local(Stage::Authorize, FailureKind::BadToken(why.status()), why.text());
+    failure.because_of(origin)
+}
+
+/// RFC 6750, section 3. Without the query, in which there may be a token.
+fn challenge(head: &RequestHead, why: Refusal) -> String {
+    let path = head.path();
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let mut realm = format!("{}://{}{path}", head.scheme(), head.authority());
+    realm.retain(|c| c.is_ascii_graphic() && c != '"' && c != '\\');
+    realm.truncate(LONGEST_REALM);
+    match why {
+        Refusal::Missing => format!("Bearer realm=\"{realm}\""),
+        _ => format!("Bearer realm=\"{realm}\", error=\"invalid_token\""),
+    }
+}
+
+fn apply<'v>(visit: &mut impl Visit<'v>, effects: Effects) -> Result<After, Failure> {
+    let head = visit.head_mut();
+    for name in &effects.remove {
+        head.remove(name);
+    }
+    let too_long = |error: &dyn std::fmt::Display| {
+        let detail = format!("what its token says does not fit into the head: {error}");
+        Failure::local(Stage::Authorize, FailureKind::BadRequest(431), detail)
+    };
+    if let Some(path) = &effects.path {
+        head.set_path(path).map_err(|error| too_long(&error))?;
+    }
+    for (name, value) in &effects.add {
+        head.append(name, value).map_err(|error| too_long(&error))?;
+    }
+    visit.prove(effects.proven);
+    Ok(if effects.reroute { After::Reroute } else { After::Same })
 }
 
 type Half = HashMap<[u8; 32], HashMap<Box<str>, Arc<Verified>>>;
@@ -58,5 +136,38 @@ impl Known for Memory {
         }
         self.size += size;
         self.young.entry(*id).or_default().insert(token.into(), verified.clone());
+    }
+}
+
+/// Tokens with good signatures: the issuer that a rule names, and the token.
+pub type Vouched = Vec<(Box<str>, Box<str>)>;
+
+/// Remembers which tokens of a tunnel were signed, for the time when there are other keys: until a token expires its signature stays as good
+/// as it was.
+pub struct Witness<'w> {
+    pub memory: &'w mut Memory,
+    pub good: &'w mut Vouched,
+    pub now: u64,
+}
+
+impl Known for Witness<'_> {
+    fn recall(&mut self, id: &[u8; 32], token: &str) -> Option<Arc<Verified>> {
+        self.memory.recall(id, token)
+    }
+
+    fn keep(&mut self, id: &[u8; 32], token: &str, verified: &Arc<Verified>) {
+        self.memory.keep(id, token, verified);
+    }
+
+    fn good(&mut self, issuer: &str, token: &str) {
+        let known = self.good.iter().any(|(by, one)| (&**by, &**one) == (issuer, token));
+        if !known && self.good.len() < MOST_GOOD {
+            self.good.push((issuer.into(), token.into()));
+        }
+    }
+
+    fn vouches(&self, issuer: &str, token: &str, verified: &Verified) -> bool {
+        !verified.has_expired(self.now)
+            && self.good.iter().any(|(by, one)| (&**by, &**one) == (issuer, token))
     }
 }

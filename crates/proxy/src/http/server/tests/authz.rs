@@ -191,6 +191,37 @@ async fn all_lines_of_a_header_that_the_service_has_for_the_client_arrive() {
 }
 
 #[tokio::test]
+async fn a_service_says_nothing_that_trust_and_framing_are_made_of() {
+    run(async {
+        let head =
+            "X-Forwarded-Client-Cert: By=evil\r\nX_Outrigger-Peer: evil\r\nTE: evil\r\nTrailer: evil\r\n";
+        let allows = format!("HTTP/1.1 200 OK\r\n{head}X-Said: this\r\nContent-Length: 0\r\n\r\n");
+        let denies = format!("HTTP/1.1 403 Forbidden\r\n{head}X-Said: this\r\nContent-Length: 0\r\n\r\n");
+        let app = upstream(|_, mut wire| async move {
+            let head = wire.head().await;
+            wire.send(&ok(&head.to_ascii_lowercase().replace("\r\n", "|"))).await;
+        })
+        .await;
+        for answer in [allows, denies] {
+            let service = says(Box::leak(answer.into_boxed_str())).await;
+            let setup = guards(app, service, |authz| {
+                let AuthzService::Http(http) = &mut authz.service else { panic!() };
+                http.upstream_headers = vec![StringMatch::prefix("")];
+                http.client_headers_on_success = vec![StringMatch::prefix("")];
+            });
+            let mut client = Wire::connect(proxy(setup, Http1).await.address).await;
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            let head = client.head().await;
+            let body = client.bytes(headers(&head)["content-length"].parse().unwrap()).await;
+            assert_eq!(headers(&head)["x-said"], "this", "{head}");
+            assert!(!head.contains("evil") && !body.contains("evil"), "{head}{body}");
+            assert!(head.starts_with("HTTP/1.1 403") || body.contains("|x-said: this|"), "{head}{body}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_follows_the_head_of_an_upgrade_is_not_waited_for() {
     run(async {
         let app = upstream(|_, mut wire| async move {
