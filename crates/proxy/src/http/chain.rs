@@ -8,7 +8,8 @@ use self::visit::Visiting;
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
 use super::duration;
-use super::filter::{After, Filter, Stop, Verdict};
+use super::filter::{After, By, Filter, Stop, Verdict};
+use super::head::ResponseHead;
 use super::upgrade::{self, Upgrade};
 use super::watch;
 use crate::failure::{Failure, FailureKind};
@@ -34,15 +35,11 @@ pub async fn run<'v>(
     view: &'v RequestConfig,
     mut found: Option<RouteRef<'v>>,
 ) -> Result<RouteRef<'v>, Stop> {
-    for filter in &view.http.filters {
+    for (number, filter) in view.http.filters.iter().enumerate() {
         let after = match filter.on_request(&ctx.input(found.map(|found| found.route))) {
             Verdict::Continue => continue,
-            Verdict::Admitted(permit) => {
-                ctx.extras().admitted.push(permit);
-                continue;
-            }
-            Verdict::Belongs(affinity) => {
-                ctx.extras().affinity = affinity;
+            Verdict::Keep(state) => {
+                ctx.extras().filters.push((number, state));
                 continue;
             }
             Verdict::Visit => filter.visit(&mut Visiting { ctx: &mut *ctx, view, route: found })?,
@@ -84,6 +81,29 @@ async fn settle<'v>(
             Ok(After::Same)
         }
         _ => filter.settle(&mut Visiting { ctx, view, route }).await,
+    }
+}
+
+/// What filters have for a response, whoever makes it: only requests with extras come here, and who keeps anything has some.
+#[cold]
+pub fn response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead, by: By<'_>) {
+    let Some(extras) = &mut ctx.extras else { return };
+    extras.response.drain(..).for_each(|edit| edit.apply(head));
+    for (number, state) in &mut extras.filters {
+        if let Some(filter) = ctx.view.http.filters.get(*number) {
+            filter.on_response(state, head, by);
+        }
+    }
+}
+
+/// The whole response has left.
+#[cold]
+pub fn ended(ctx: &mut RequestCtx<'_>) {
+    let Some(extras) = &mut ctx.extras else { return };
+    for (number, state) in extras.filters.drain(..) {
+        if let Some(filter) = ctx.view.http.filters.get(number) {
+            filter.on_end(state, ctx.now);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::grpc;
+use outrigger_model::route::session::Token;
 use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::token::Proven;
 use outrigger_telemetry::trace::SpanRecord;
@@ -14,9 +15,8 @@ use tokio::time::Instant;
 
 use super::body::{Body, Room};
 use super::conn::{HttpConn, RequestConfig};
-use super::filter::session::Affinity;
 use super::filter::tokens::Vouched;
-use super::filter::{Input, ResponseEdit};
+use super::filter::{Input, ResponseEdit, State};
 use super::h1::Framing;
 use super::head::{RequestHead, Trailers};
 use super::mirror::copies::Copies;
@@ -28,7 +28,6 @@ use super::upgrade::Upgrade;
 use crate::protocol::Protocol;
 use crate::record::StreamRecord;
 use crate::runtime::breaker::{Pass, Turned};
-use crate::runtime::concurrency::Permit;
 use crate::runtime::limits::RequestPermit;
 use crate::runtime::snapshot::HttpHandle;
 
@@ -86,14 +85,10 @@ pub struct Extras {
     pub tunnel: Option<Box<Asked>>,
     /// What its good tokens say.
     pub proven: Proven,
-    /// Headers that filters set in the response, whoever makes it.
+    /// Headers to be set in the response, whoever makes it.
     pub response: Vec<ResponseEdit>,
-    /// For a client that has none yet: what leads it back to the same endpoint.
-    pub cookie: Option<String>,
-    /// What leads it back to the same endpoint by itself.
-    pub affinity: Affinity,
-    /// Limits of requests under way that count it.
-    pub admitted: SmallVec<[Permit; 1]>,
+    /// What filters, by their numbers, know of it.
+    pub filters: SmallVec<[(usize, State); 1]>,
     /// The span of an attempt, until its circuit breaker is told of it.
     pub ended: Option<Box<SpanRecord>>,
     /// What attempts without a span have made of a circuit breaker.
@@ -104,6 +99,16 @@ pub struct Extras {
     pub copies: Option<Copies>,
     /// When the attempt must be over, and when the request must be in any case.
     pub attempt: Option<(Instant, Option<Instant>)>,
+}
+
+impl Extras {
+    /// The endpoint that it belongs to, as its client says.
+    pub fn session(&self) -> Option<Token> {
+        self.filters.iter().find_map(|(_, state)| match state {
+            State::Session(token) => *token,
+            State::Permit(_) => None,
+        })
+    }
 }
 
 /// A request for a tunnel.
@@ -306,18 +311,8 @@ impl<'c> RequestCtx<'c> {
     pub fn open_tunnel(&mut self) {
         self.body.make_tunnel();
         self.clock = Clock::default();
-        // How long it stays open says nothing of how fast the application is.
         if let Some(extras) = &mut self.extras {
-            extras.admitted.clear();
-        }
-    }
-
-    /// The whole response has left: limits that follow latency learn how long it took.
-    #[cold]
-    pub fn answered(&mut self) {
-        let Some(extras) = &mut self.extras else { return };
-        for permit in extras.admitted.drain(..) {
-            permit.answered(self.now);
+            extras.filters.retain(|(_, state)| !state.ends_with_exchange());
         }
     }
 }

@@ -4,18 +4,20 @@
 //! stops it, or wants a [`Visit`], in which it may edit, answer, hold the body and ask a cluster.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use outrigger_model::ext_authz::How;
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
+use outrigger_model::route::session::Token;
 use outrigger_model::route::table::{CompiledRoute, RouteTable};
 use outrigger_model::token::{Proven, WithTokens};
+use tokio::time::Instant;
 
-use self::session::Affinity;
 pub use self::visit::{After, Stop, Visit};
-use super::head::RequestHead;
+use super::head::{RequestHead, ResponseHead};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::concurrency::Permit;
 use crate::runtime::rate::Rates;
@@ -44,6 +46,48 @@ impl ResponseEdit {
     pub fn set(name: &'static str, value: impl Into<Vec<u8>>) -> Self {
         Self { name: name.into(), value: value.into(), how: How::Set }
     }
+
+    /// A cookie more.
+    pub fn cookie(value: String) -> Self {
+        Self { name: "set-cookie".into(), value: value.into_bytes(), how: How::Append }
+    }
+
+    /// Edits a head; one without room goes on as it is.
+    pub fn apply(self, head: &mut ResponseHead) {
+        let _ = match (self.how, head.has(&self.name)) {
+            (How::IfAbsent, true) | (How::IfPresent, false) => Ok(()),
+            (How::Append, _) => head.append(&self.name, self.value),
+            _ => head.set(&self.name, self.value),
+        };
+    }
+}
+
+/// What a filter knows of one request until its response has left. Who leaves some is told of the response.
+#[derive(Debug)]
+pub enum State {
+    /// It is counted.
+    Permit(Permit),
+    /// It belongs to a session: what its client carries.
+    Session(Option<Token>),
+}
+
+impl State {
+    /// It says nothing any more where the exchange has become a tunnel.
+    pub fn ends_with_exchange(&self) -> bool {
+        match self {
+            // How long it stays open says nothing of how fast the application is.
+            Self::Permit(_) => true,
+            Self::Session(_) => false,
+        }
+    }
+}
+
+/// Who makes a response.
+#[derive(Clone, Copy)]
+pub enum By<'a> {
+    /// The endpoint that it was sent to, by this route.
+    Upstream(&'a CompiledRoute, SocketAddr),
+    Us,
 }
 
 /// A compiled request filter.
@@ -131,14 +175,12 @@ impl Input<'_> {
 pub enum Verdict {
     /// Go on.
     Continue,
-    /// Go on, and hold this until it is answered.
-    Admitted(Permit),
+    /// Go on, and keep this until it is answered.
+    Keep(State),
     /// Wait, then go on or fail.
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
     Fail(Failure),
-    /// It belongs to this session.
-    Belongs(Affinity),
     /// The filter does more than look: [`Filter::visit`].
     Visit,
     /// It waits for something: [`Filter::settle`].
@@ -183,6 +225,20 @@ impl Filter {
             Self::ExtAuthz(authz) => authz.settle(visit).await,
             Self::GlobalLimit(limits) => limits.settle(visit).await,
             _ => Err(nobody()),
+        }
+    }
+
+    /// A response is about to leave, to a request of which it knows this.
+    pub fn on_response(&self, state: &mut State, head: &mut ResponseHead, by: By<'_>) {
+        if let (Self::Session, State::Session(had), By::Upstream(route, address)) = (self, state, by) {
+            session::on_response(*had, head, route, address);
+        }
+    }
+
+    /// The whole response has left.
+    pub fn on_end(&self, state: State, now: Instant) {
+        if let (Self::Concurrency(_), State::Permit(permit)) = (self, state) {
+            permit.answered(now);
         }
     }
 }

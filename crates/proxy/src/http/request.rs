@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use outrigger_model::cluster::NOWHERE;
-use outrigger_model::ext_authz::How;
 use outrigger_model::listener::Direction;
 use outrigger_model::route::table::{CompiledRoute, RouteRef};
 use outrigger_model::route::{Forward, RetryPolicy, RouteAction};
@@ -20,7 +19,7 @@ use super::context::{Done, RequestCtx};
 use super::duration;
 use super::edit;
 use super::exchange;
-use super::filter::{ResponseEdit, Stop};
+use super::filter::{By, ResponseEdit, Stop};
 use super::h1::Framing;
 use super::hash::{self, Hashed};
 use super::head::{RequestHead, ResponseHead};
@@ -159,7 +158,7 @@ async fn forward(
         false => Hashed::default(),
     };
     if let Some(cookie) = hashed.cookie {
-        ctx.extras().cookie = Some(cookie);
+        ctx.extras().response.push(ResponseEdit::cookie(cookie));
     }
     if !forward.mirrors.is_empty() {
         mirror::begin(ctx, view, forward, hashed.hash);
@@ -173,35 +172,17 @@ async fn forward(
     let live = Live::present(&mut slot)?;
     edit::response(ctx, &plan, live);
     if ctx.extras.is_some() {
-        session::answered(ctx, route, live.endpoint.address);
-        edit_response(ctx, &mut live.head);
+        chain::response(ctx, &mut live.head, By::Upstream(route, live.endpoint.address));
         mirror::finish(ctx, false);
     }
     ctx.record.grpc_status = live.grpc_status.or(ctx.record.grpc_status);
     ctx.record.details = Cow::Borrowed("via_upstream");
     exchange::deliver(ctx, live).await?;
     if ctx.extras.is_some() {
-        ctx.answered();
+        chain::ended(ctx);
         mirror::finish(ctx, true);
     }
     Ok(())
-}
-
-/// What filters have for a response, whoever makes it.
-#[cold]
-fn edit_response(ctx: &mut RequestCtx<'_>, head: &mut ResponseHead) {
-    let Some(extras) = &mut ctx.extras else { return };
-    for ResponseEdit { name, value, how } in extras.response.drain(..) {
-        // A head without room goes on without them.
-        let _ = match (how, head.has(&name)) {
-            (How::IfAbsent, true) | (How::IfPresent, false) => Ok(()),
-            (How::Append, _) => head.append(&name, value),
-            _ => head.set(&name, value),
-        };
-    }
-    if let Some(cookie) = extras.cookie.take() {
-        let _ = head.append("set-cookie", cookie);
-    }
 }
 
 #[cold]
@@ -284,7 +265,7 @@ async fn reply(ctx: &mut RequestCtx<'_>, mut local: Local, details: &'static str
         local.body = "".into();
     }
     ctx.record.details = Cow::Borrowed(details);
-    edit_response(ctx, &mut local.head);
+    chain::response(ctx, &mut local.head, By::Us);
     open_span(ctx);
     let drain = ctx.conn.takes_leave() || !ctx.keep;
     let framing = match &local.head {

@@ -144,7 +144,7 @@ fn taken(
 /// endpoint: another's answer would move its session there.
 #[cold]
 fn may_hedge(ctx: &RequestCtx<'_>, hedge: &HedgePolicy) -> bool {
-    let belongs = ctx.extras.as_ref().is_some_and(|extras| extras.affinity.token.is_some());
+    let belongs = ctx.extras.as_ref().is_some_and(|extras| extras.session().is_some());
     ctx.upgrade == Upgrade::None && !belongs && (hedge.all_methods || is_idempotent(ctx.head.method()))
 }
 

@@ -9,9 +9,7 @@ use outrigger_model::route::{Forward, WeightedCluster};
 
 use super::attempt::{Plan, Tried};
 use super::conn::RequestConfig;
-use super::context::{Extras, RequestCtx};
-use super::filter;
-use super::filter::session::Affinity;
+use super::context::Extras;
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::endpoint::EndpointState;
 
@@ -27,7 +25,7 @@ pub fn share<'f>(
         let cluster = view.http.cluster_of(share);
         share.weight > 0 && cluster.is_some_and(|cluster| cluster.serving_at(address).is_some())
     };
-    let token = extras.affinity.token.filter(|_| forward.clusters.len() > 1);
+    let token = extras.session().filter(|_| forward.clusters.len() > 1);
     let kept = token
         .and_then(|token| forward.clusters.iter().enumerate().find(|(_, share)| has(token.address, share)));
     kept.or_else(|| route.pick_cluster(forward, fastrand::u64(..)))
@@ -43,7 +41,7 @@ pub fn endpoint(
     plan: &Plan<'_>,
     tried: &Tried,
 ) -> Option<Result<Arc<EndpointState>, Failure>> {
-    let token = extras.affinity.token.filter(|_| tried.is_empty())?;
+    let token = extras.session().filter(|_| tried.is_empty())?;
     if let Some(endpoint) = plan.cluster.serving_at(token.address) {
         return Some(Ok(endpoint));
     }
@@ -51,15 +49,4 @@ pub fn endpoint(
     let detail = format!("the session's endpoint {} takes no requests any more", token.address);
     let failure = Failure::local(Stage::Pick, FailureKind::SessionLost(status), detail);
     Some(Err(failure.because_of(plan.cluster.origin.clone())))
-}
-
-/// What the client is to carry from now on.
-#[cold]
-pub fn answered(ctx: &mut RequestCtx<'_>, route: &CompiledRoute, address: SocketAddr) {
-    let Some(session) = route.config.session.as_deref() else { return };
-    let Some(Extras { affinity: Affinity { token, is_on: true }, .. }) = ctx.extras.as_deref() else {
-        return;
-    };
-    let edit = filter::session::answered(session, *token, address);
-    ctx.extras().response.extend(edit);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::Verdict;
+use super::{State, Verdict};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::concurrency::Controller;
 
@@ -16,7 +16,7 @@ pub struct Limit(pub Arc<Controller>);
 impl Limit {
     pub fn on_request(&self) -> Verdict {
         match self.0.admit(Instant::now()) {
-            Ok(permit) => Verdict::Admitted(permit),
+            Ok(permit) => Verdict::Keep(State::Permit(permit)),
             Err(limit) => Verdict::Fail(self.failure(limit)),
         }
     }

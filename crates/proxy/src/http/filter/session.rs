@@ -7,19 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use outrigger_model::ext_authz::How;
 use outrigger_model::request::cookie;
 use outrigger_model::route::session::Token;
+use outrigger_model::route::table::CompiledRoute;
 use outrigger_model::route::{Session, SessionBy};
 
-use super::{Input, ResponseEdit, Verdict};
+use super::{Input, ResponseEdit, State, Verdict};
 use crate::http::hash::set_cookie;
-
-/// The session of a request.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Affinity {
-    /// What its client carries.
-    pub token: Option<Token>,
-    /// It has one.
-    pub is_on: bool,
-}
+use crate::http::head::ResponseHead;
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
@@ -41,23 +34,31 @@ fn look(session: &Session, input: &Input<'_>) -> Verdict {
         SessionBy::Cookie { name, .. } => cookie(head, name).and_then(|text| session.read(text, now())),
         SessionBy::Header { name } => head.first(name).and_then(|text| session.read(text, now())),
     };
-    Verdict::Belongs(Affinity { token, is_on: true })
+    Verdict::Keep(State::Session(token))
 }
 
-/// What the client is to carry from now on, after an answer of this endpoint; `None`: what it has.
+/// What the client is to carry from now on, after an answer of this endpoint.
 #[cold]
-pub fn answered(session: &Session, had: Option<Token>, address: SocketAddr) -> Option<ResponseEdit> {
+pub fn on_response(
+    had: Option<Token>,
+    head: &mut ResponseHead,
+    route: &CompiledRoute,
+    address: SocketAddr,
+) {
+    let Some(session) = route.config.session.as_deref() else { return };
     let now = now();
-    let token = session.answered(had, address, now)?;
+    let Some(token) = session.answered(had, address, now) else { return };
     let text = session.write(&token);
-    let (name, value, how) = match &session.by {
-        SessionBy::Header { name } => (name.clone(), text, How::Set),
+    match &session.by {
+        SessionBy::Header { name } => {
+            ResponseEdit { name: name.clone().into(), value: text.into_bytes(), how: How::Set }
+        }
         SessionBy::Cookie { name, path, permanent, attributes } => {
             let left = token.expires.saturating_sub(now);
             let lives = permanent.then(|| Duration::from_secs(left));
-            let value = set_cookie(name, &text, path.as_deref(), lives.unwrap_or_default(), attributes);
-            ("set-cookie".to_owned(), value, How::Append)
+            let lives = lives.unwrap_or_default();
+            ResponseEdit::cookie(set_cookie(name, &text, path.as_deref(), lives, attributes))
         }
-    };
-    Some(ResponseEdit { name: name.into(), value: value.into_bytes(), how })
+    }
+    .apply(head);
 }
