@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterConfig;
 use crate::origin::Origin;
 
 /// The highest limit.
@@ -34,6 +35,12 @@ pub struct AdaptiveConcurrency {
     pub status: u16,
     /// The user object that says so.
     pub origin: Option<Origin>,
+}
+
+impl FilterConfig for AdaptiveConcurrency {
+    fn origins(&self) -> Vec<&Origin> {
+        self.origin.iter().collect()
+    }
 }
 
 /// How long an answer takes where there is little to do.

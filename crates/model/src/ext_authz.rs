@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterConfig;
 use crate::matcher::StringMatch;
+use crate::origin::Origin;
 use crate::policy::Rbac;
 
 /// The name of the filter where nobody says another.
@@ -40,6 +42,16 @@ pub struct ExtAuthz {
     /// Only what these policies match is asked about, whatever their action; absent: everything.
     #[serde(default)]
     pub only: Option<Rbac>,
+}
+
+impl FilterConfig for ExtAuthz {
+    fn cluster(&self) -> Option<&str> {
+        Some(&self.cluster)
+    }
+
+    fn origins(&self) -> Vec<&Origin> {
+        self.only.iter().flat_map(Rbac::origins).collect()
+    }
 }
 
 fn name() -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterConfig;
 use crate::origin::Origin;
 use crate::rate_limit::By;
 use crate::route::RouteMatch;
@@ -29,6 +30,16 @@ pub struct GlobalLimits {
     pub status_on_error: Option<u16>,
     /// What is asked about; one question for all that a request falls under.
     pub limits: Vec<GlobalLimit>,
+}
+
+impl FilterConfig for GlobalLimits {
+    fn cluster(&self) -> Option<&str> {
+        Some(&self.cluster)
+    }
+
+    fn origins(&self) -> Vec<&Origin> {
+        self.limits.iter().filter_map(|limit| limit.origin.as_ref()).collect()
+    }
 }
 
 /// One descriptor, for some requests.

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod concurrency;
 pub mod endpoint;
 pub mod ext_authz;
+mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod global_limit;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::concurrency::AdaptiveConcurrency;
 use crate::ext_authz::ExtAuthz;
+use crate::filter::FilterConfig;
 use crate::global_limit::GlobalLimits;
 use crate::local_limit::LocalLimits;
 use crate::origin::Origin;
@@ -207,9 +208,26 @@ pub struct Tracing {
     pub random_sampling: f64,
 }
 
-/// A request filter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum HttpFilter {
+/// One row for each filter.
+macro_rules! filters {
+    ($($(#[$what:meta])* $name:ident($config:ty),)*) => {
+        /// A request filter.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub enum HttpFilter {
+            $($(#[$what])* $name($config),)*
+        }
+
+        impl HttpFilter {
+            fn config(&self) -> &dyn FilterConfig {
+                match self {
+                    $(Self::$name(config) => config,)*
+                }
+            }
+        }
+    };
+}
+
+filters! {
     /// `envoy.filters.http.rbac`.
     Rbac(Rbac),
     /// `envoy.filters.http.fault`, listener-wide; a route's own fault replaces it.
@@ -226,6 +244,18 @@ pub enum HttpFilter {
     GlobalLimit(Box<GlobalLimits>),
     /// `envoy.filters.http.jwt_authn`.
     Tokens(Box<JwtAuthn>),
+}
+
+impl HttpFilter {
+    /// The cluster that it asks.
+    pub(crate) fn cluster(&self) -> Option<&str> {
+        self.config().cluster()
+    }
+
+    /// The user objects that it comes from.
+    pub(crate) fn origins(&self) -> Vec<&Origin> {
+        self.config().origins()
+    }
 }
 
 /// The TCP proxy.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterConfig;
 use crate::route::edits::HeaderEdits;
 
 /// The filter of a listener.
@@ -15,6 +16,8 @@ pub struct LocalLimits {
     /// What holds for requests whose routes say nothing.
     pub own: LocalLimit,
 }
+
+impl FilterConfig for LocalLimits {}
 
 /// What holds in one place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterConfig;
 use crate::matcher::{HeaderMatch, StringMatch};
 use crate::origin::Origin;
 
@@ -18,6 +19,12 @@ pub struct Rbac {
     pub action: RbacAction,
     /// Policies by name; any match counts.
     pub policies: BTreeMap<String, RbacPolicy>,
+}
+
+impl FilterConfig for Rbac {
+    fn origins(&self) -> Vec<&Origin> {
+        self.policies.values().filter_map(|policy| policy.origin.as_ref()).collect()
+    }
 }
 
 /// What a match means.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::FilterConfig;
 use crate::local_limit::Bucket;
 use crate::origin::Origin;
 use crate::route::RouteMatch;
@@ -34,6 +35,12 @@ pub struct RateLimit {
     pub algorithm: Algorithm,
     /// The user object that says so.
     pub origin: Option<Origin>,
+}
+
+impl FilterConfig for RateLimit {
+    fn origins(&self) -> Vec<&Origin> {
+        self.origin.iter().collect()
+    }
 }
 
 /// How requests are counted.

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::cluster::{NOWHERE, PASSTHROUGH};
+use crate::filter::FilterConfig;
 use crate::kind::ResourceKind;
 use crate::listener::{FilterChain, HttpConnection, HttpFilter, Listener, RouteSource, Terminal};
 use crate::origin::Origin;
@@ -72,22 +73,6 @@ impl HttpConnection {
     }
 }
 
-impl HttpFilter {
-    /// The cluster that it asks.
-    fn cluster(&self) -> Option<&str> {
-        match self {
-            Self::Rbac(_)
-            | Self::Fault(_)
-            | Self::RateLimit(_)
-            | Self::LocalLimit(_)
-            | Self::Concurrency(_)
-            | Self::Tokens(_) => None,
-            Self::ExtAuthz(authz) => Some(&authz.cluster),
-            Self::GlobalLimit(limits) => Some(&limits.cluster),
-        }
-    }
-}
-
 impl RouteConfig {
     /// The clusters of all routes.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
@@ -139,34 +124,14 @@ fn cluster(name: &str) -> (ResourceKind, Cow<'_, str>) {
 }
 
 fn origins_of_chain(chain: &FilterChain) -> Vec<&Origin> {
-    let mut all: Vec<_> = chain.authorization.iter().flat_map(of_rbac).chain(&chain.origin).collect();
+    let mut all: Vec<_> = chain.authorization.iter().flat_map(Rbac::origins).chain(&chain.origin).collect();
     if let Terminal::Http(http) = &chain.terminal {
-        for filter in &http.filters {
-            match filter {
-                HttpFilter::Rbac(rbac) => all.extend(of_rbac(rbac)),
-                HttpFilter::ExtAuthz(authz) => all.extend(authz.only.iter().flat_map(of_rbac)),
-                HttpFilter::GlobalLimit(global) => {
-                    all.extend(global.limits.iter().filter_map(|limit| limit.origin.as_ref()))
-                }
-                HttpFilter::RateLimit(limits) => {
-                    all.extend(limits.iter().filter_map(|limit| limit.origin.as_ref()))
-                }
-                HttpFilter::Tokens(tokens) => {
-                    all.extend(tokens.providers.values().filter_map(|provider| provider.origin.as_ref()))
-                }
-                HttpFilter::Concurrency(limit) => all.extend(&limit.origin),
-                HttpFilter::Fault(_) | HttpFilter::LocalLimit(_) => {}
-            }
-        }
+        all.extend(http.filters.iter().flat_map(HttpFilter::origins));
         if let RouteSource::Inline(routes) = &http.routes {
             all.extend(routes.origins());
         }
     }
     all
-}
-
-fn of_rbac(rbac: &Rbac) -> impl Iterator<Item = &Origin> {
-    rbac.policies.values().filter_map(|policy| policy.origin.as_ref())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Part;
 use crate::ext_authz::RouteAuthz;
+use crate::filter::FilterConfig;
 use crate::local_limit::LocalLimit;
 pub use crate::matcher::HeaderMatch;
 use crate::matcher::StringMatch;
@@ -369,6 +370,8 @@ pub struct Fault {
     /// Answer instead of forwarding.
     pub abort: Option<FaultAbort>,
 }
+
+impl FilterConfig for Fault {}
 
 impl Fault {
     /// Nothing, if there is neither delay nor abort.

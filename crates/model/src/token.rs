@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use crate::claims::{Claims, Proven};
+use crate::filter::FilterConfig;
 use crate::origin::Origin;
 use crate::route::RouteMatch;
 
@@ -32,6 +33,12 @@ pub struct JwtAuthn {
     pub rules: Vec<TokenRule>,
     /// Preflight requests of CORS need nothing: browsers send no tokens with them.
     pub bypass_preflight: bool,
+}
+
+impl FilterConfig for JwtAuthn {
+    fn origins(&self) -> Vec<&Origin> {
+        self.providers.values().filter_map(|provider| provider.origin.as_ref()).collect()
+    }
 }
 
 /// What some requests need.
