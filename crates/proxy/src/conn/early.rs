@@ -27,7 +27,7 @@ use super::{HANDSHAKE_TIMEOUT, Seen, authorize};
 use crate::detect::{self, Detected, Look, Outcome, Patience, http, tls};
 use crate::downstream::ConnInfo;
 use crate::failure::{Failure, FailureKind, Retry, Stage};
-use crate::http::filter::Filter;
+use crate::http::filter::{Act, Filter};
 use crate::l4::{self, Dialled};
 use crate::runtime::snapshot::{ChainHandle, TcpHandle, TerminalHandle};
 use crate::stream::{Stream, Unanswered, rtt};
@@ -62,19 +62,7 @@ fn takes_tls(info: &ConnInfo) -> bool {
 /// Whether what a request may do depends on what it is.
 fn judges_requests(info: &ConnInfo) -> bool {
     info.listener.chains.iter().any(|chain| match &chain.terminal {
-        TerminalHandle::Http(http) => {
-            let judges = |filter: &Filter| match filter {
-                Filter::Rbac(_)
-                | Filter::ExtAuthz(_)
-                | Filter::RateLimit(_)
-                | Filter::LocalLimit(_)
-                | Filter::GlobalLimit(_)
-                | Filter::Concurrency(_)
-                | Filter::Tokens(_) => true,
-                Filter::Fault(_) | Filter::Session | Filter::Cors => false,
-            };
-            http.filters.iter().any(judges)
-        }
+        TerminalHandle::Http(http) => http.filters.iter().any(Filter::judges),
         TerminalHandle::Tcp(_) => false,
     })
 }

@@ -8,7 +8,7 @@ use self::visit::Visiting;
 use super::conn::RequestConfig;
 use super::context::RequestCtx;
 use super::duration;
-use super::filter::{After, By, Filter, Stop, Verdict};
+use super::filter::{Act, After, By, Filter, Stop, Verdict};
 use super::head::ResponseHead;
 use super::upgrade::{self, Upgrade};
 use super::watch;

@@ -1,6 +1,6 @@
 //! Request filters, compiled when the runtime is built: run in order, once per request, before the retry loop (`http/chain.rs`).
 //!
-//! To add one: a file in `filter/` and a row in each match here. A filter looks at a request ([`Filter::on_request`]) and lets it pass,
+//! To add one: a file in `filter/` that implements [`Build`] and [`Act`], and a row here. A filter looks at a request and lets it pass,
 //! stops it, or wants a [`Visit`], in which it may edit, answer, hold the body and ask a cluster.
 
 use std::borrow::Cow;
@@ -10,18 +10,18 @@ use outrigger_model::ext_authz::How;
 use outrigger_model::listener::HttpFilter;
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::Flaw;
-use outrigger_model::route::Fault;
 use outrigger_model::route::session::Token;
 use outrigger_model::route::table::{CompiledRoute, RouteTable};
 use outrigger_model::token::{Proven, WithTokens};
 use tokio::time::Instant;
 
+pub use self::act::{Act, Build, Place, Tallies, Tunnel};
 pub use self::visit::{After, Stop, Visit};
 use super::head::{RequestHead, ResponseHead};
-use crate::failure::{Failure, FailureKind, Stage};
+use crate::failure::Failure;
 use crate::runtime::concurrency::Permit;
-use crate::runtime::rate::Rates;
 
+pub mod act;
 pub mod concurrency;
 pub mod cors;
 pub mod ext_authz;
@@ -90,52 +90,66 @@ pub enum By<'a> {
     Us,
 }
 
-/// A compiled request filter.
-#[derive(Debug)]
-pub enum Filter {
-    /// Authorization.
-    Rbac(rbac::Rbac),
-    /// Injected faults.
-    Fault(fault::FaultFilter),
-    /// A service is asked.
-    ExtAuthz(Box<ext_authz::ExtAuthz>),
-    /// How many requests pass.
-    RateLimit(rate_limit::Limits),
-    /// The same, as other control planes have it.
-    LocalLimit(Box<local_limit::Limits>),
-    /// The same, by a service that is asked.
-    GlobalLimit(Box<global_limit::GlobalLimits>),
-    /// How many are under way, as latency allows.
-    Concurrency(concurrency::Limit),
-    /// What tokens say.
-    Tokens(Box<tokens::Tokens>),
-    /// Sessions, of the routes that have one.
-    Session,
-    /// Pages of other origins, by the policies of routes.
-    Cors,
+/// One row for each filter: those that configurations have, under the names that they have there, and those that only routes ask for.
+macro_rules! filters {
+    (
+        configured { $($(#[$what:meta])* $name:ident($filter:ty),)* }
+        of_routes { $($(#[$whose:meta])* $own:ident($routes:ty),)* }
+    ) => {
+        /// A compiled request filter.
+        #[derive(Debug)]
+        pub enum Filter {
+            $($(#[$what])* $name($filter),)*
+            $($(#[$whose])* $own($routes),)*
+        }
+
+        /// Compiles a filter.
+        ///
+        /// # Errors
+        /// The field that cannot be taken, and why.
+        pub fn build(config: &HttpFilter, place: &Place<'_>) -> Result<Filter, Flaw> {
+            match config {
+                $(HttpFilter::$name(config) => <$filter as Build>::build(config, place).map(Filter::$name),)*
+            }
+        }
+
+        /// What is said of each is done by the one that there is.
+        macro_rules! each {
+            ($of:ident, $one:ident => $done:expr) => {
+                match $of {
+                    $(Self::$name($one) => $done,)*
+                    $(Self::$own($one) => $done,)*
+                }
+            };
+        }
+    };
 }
 
-/// Compiles a filter. `rates` has the counts of limits; `place` is its listener, chain and number; `routes` may have their own word.
-///
-/// # Errors
-/// The field that cannot be taken, and why.
-pub fn build(config: &HttpFilter, rates: &Rates, place: &str, routes: &RouteTable) -> Result<Filter, Flaw> {
-    Ok(match config {
-        HttpFilter::Rbac(config) => Filter::Rbac(rbac::Rbac::build(config)?),
-        HttpFilter::Fault(config) => Filter::Fault(fault::FaultFilter::build(config)),
-        HttpFilter::ExtAuthz(config) => Filter::ExtAuthz(Box::new(ext_authz::ExtAuthz::build(config)?)),
-        HttpFilter::Tokens(config) => Filter::Tokens(Box::new(tokens::Tokens::build(config)?)),
-        HttpFilter::GlobalLimit(config) => {
-            Filter::GlobalLimit(Box::new(global_limit::GlobalLimits::build(config, rates)?))
-        }
-        HttpFilter::Concurrency(config) => {
-            Filter::Concurrency(concurrency::Limit(rates.controllers.of(config, place)))
-        }
-        HttpFilter::LocalLimit(limits) => {
-            Filter::LocalLimit(Box::new(local_limit::Limits::build(limits, routes, rates)))
-        }
-        HttpFilter::RateLimit(limits) => Filter::RateLimit(rate_limit::Limits::build(limits, rates)?),
-    })
+filters! {
+    configured {
+        /// Authorization.
+        Rbac(rbac::Rbac),
+        /// Injected faults.
+        Fault(fault::FaultFilter),
+        /// A service is asked.
+        ExtAuthz(Box<ext_authz::ExtAuthz>),
+        /// How many requests pass.
+        RateLimit(rate_limit::Limits),
+        /// The same, as other control planes have it.
+        LocalLimit(Box<local_limit::Limits>),
+        /// The same, by a service that is asked.
+        GlobalLimit(Box<global_limit::GlobalLimits>),
+        /// How many are under way, as latency allows.
+        Concurrency(concurrency::Limit),
+        /// What tokens say.
+        Tokens(Box<tokens::Tokens>),
+    }
+    of_routes {
+        /// Sessions.
+        Session(session::Sessions),
+        /// Pages of other origins.
+        Cors(cors::CrossOrigin),
+    }
 }
 
 /// Those that act where a route has something for them, whatever the listener says; they act last.
@@ -147,10 +161,10 @@ pub fn of_routes(filters: &mut Vec<Filter>, routes: &RouteTable) {
         cors |= route.config.cors.is_some();
     }
     if fault && !filters.iter().any(|filter| matches!(filter, Filter::Fault(_))) {
-        filters.push(Filter::Fault(fault::FaultFilter::build(&Fault::default())));
+        filters.push(Filter::Fault(fault::FaultFilter::default()));
     }
-    filters.extend(session.then_some(Filter::Session));
-    filters.extend(cors.then_some(Filter::Cors));
+    filters.extend(session.then_some(Filter::Session(session::Sessions)));
+    filters.extend(cors.then_some(Filter::Cors(cors::CrossOrigin)));
 }
 
 /// What a filter sees.
@@ -181,71 +195,47 @@ pub enum Verdict {
     Delay(std::time::Duration, Option<Failure>),
     /// Answer with this.
     Fail(Failure),
-    /// The filter does more than look: [`Filter::visit`].
+    /// The filter does more than look: [`Act::visit`].
     Visit,
-    /// It waits for something: [`Filter::settle`].
+    /// It waits for something: [`Act::settle`].
     Wait,
 }
 
-impl Filter {
-    /// Looks at a request.
-    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
-        match self {
-            Self::Rbac(rbac) => rbac.on_request(input),
-            Self::Fault(fault) => fault.on_request(input),
-            Self::ExtAuthz(authz) => authz.on_request(input),
-            Self::RateLimit(limits) => limits.on_request(input),
-            Self::Tokens(_) | Self::LocalLimit(_) => Verdict::Visit,
-            Self::GlobalLimit(limits) => limits.on_request(input),
-            Self::Concurrency(limit) => limit.on_request(),
-            Self::Session => session::on_request(input),
-            Self::Cors => cors::on_request(input),
-        }
+impl Act for Filter {
+    #[inline]
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
+        each!(self, filter => filter.on_request(input))
     }
 
-    /// Does what it wants with the request, at once.
-    ///
-    /// # Errors
-    /// The request stops here.
-    pub fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
-        match self {
-            Self::Tokens(tokens) => tokens.visit(visit),
-            Self::LocalLimit(limits) => limits.visit(visit),
-            Self::Cors => cors::visit(visit),
-            _ => Err(nobody()),
-        }
+    fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        each!(self, filter => filter.visit(visit))
     }
 
-    /// Waits for what it wants.
-    ///
-    /// # Errors
-    /// The request stops here.
-    pub async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
-        match self {
-            Self::ExtAuthz(authz) => authz.settle(visit).await,
-            Self::GlobalLimit(limits) => limits.settle(visit).await,
-            _ => Err(nobody()),
-        }
+    async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        each!(self, filter => filter.settle(visit).await)
     }
 
-    /// A response is about to leave, to a request of which it knows this.
-    pub fn on_response(&self, state: &mut State, head: &mut ResponseHead, by: By<'_>) {
-        if let (Self::Session, State::Session(had), By::Upstream(route, address)) = (self, state, by) {
-            session::on_response(*had, head, route, address);
-        }
+    fn on_response(&self, state: &mut State, head: &mut ResponseHead, by: By<'_>) {
+        each!(self, filter => filter.on_response(state, head, by));
     }
 
-    /// The whole response has left.
-    pub fn on_end(&self, state: State, now: Instant) {
-        if let (Self::Concurrency(_), State::Permit(permit)) = (self, state) {
-            permit.answered(now);
-        }
+    fn on_end(&self, state: State, now: Instant) {
+        each!(self, filter => filter.on_end(state, now));
     }
-}
 
-/// What wants something of nobody does not pass.
-#[cold]
-fn nobody() -> Stop {
-    let detail = "a filter wants something that it does not do";
-    Failure::local(Stage::Authorize, FailureKind::AuthzUnavailable(500), detail).into()
+    fn judges(&self) -> bool {
+        each!(self, filter => filter.judges())
+    }
+
+    fn takes_tokens(&self) -> bool {
+        each!(self, filter => filter.takes_tokens())
+    }
+
+    fn judge_again(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Failure> {
+        each!(self, filter => filter.judge_again(tunnel))
+    }
+
+    fn tally<'t>(&'t self, all: &mut Tallies<'t>) {
+        each!(self, filter => filter.tally(all));
+    }
 }

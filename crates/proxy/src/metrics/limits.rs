@@ -1,45 +1,29 @@
 //! What rate limits have refused, and limits that follow latency, read from the runtime snapshot at scrape.
 
-use std::sync::Arc;
-
 use outrigger_telemetry::metrics::{Labels, Page};
 
-use crate::http::filter::Filter;
+use crate::http::filter::Tallies;
 use crate::runtime::concurrency::Controller;
-use crate::runtime::rate::Counts;
-use crate::runtime::rate::tally::{Refusals, Tally};
 use crate::runtime::snapshot::{Snapshot, TerminalHandle};
 
 /// One series for each limit that is in force.
 pub fn write_limits(snapshot: &Snapshot, page: &mut Page) {
-    let mut seen: Vec<&Arc<Counts>> = Vec::new();
-    let (mut refusals, mut services) = (Vec::new(), Vec::new());
-    let mut controllers: Vec<&Arc<Controller>> = Vec::new();
-    let chains = snapshot.listeners().flat_map(|listener| &listener.chains);
-    for chain in chains {
-        let TerminalHandle::Http(http) = &chain.terminal else { continue };
-        global(&http.filters, &mut refusals, &mut services);
-        for controller in http.controllers() {
-            if !controllers.iter().any(|known| Arc::ptr_eq(known, controller)) {
-                controllers.push(controller);
-            }
-        }
-        for counts in http.filters.iter().flat_map(counts) {
-            // The chains of a listener, and its listeners, share them.
-            if seen.iter().any(|known| Arc::ptr_eq(known, counts)) {
-                continue;
-            }
-            seen.push(counts);
-            let rule = counts.origin.as_ref().map(ToString::to_string).unwrap_or_default();
-            sample(page, &rule, &counts.limit.name, counts.refused());
+    let mut all = Tallies::default();
+    for chain in snapshot.listeners().flat_map(|listener| &listener.chains) {
+        if let TerminalHandle::Http(http) = &chain.terminal {
+            http.tally(&mut all);
         }
     }
-    for one in refusals {
+    for counts in all.counts {
+        let rule = counts.origin.as_ref().map(ToString::to_string).unwrap_or_default();
+        sample(page, &rule, &counts.limit.name, counts.refused());
+    }
+    for one in all.refusals {
         let rule = one.limit.origin.as_ref().map(ToString::to_string).unwrap_or_default();
         sample(page, &rule, &one.limit.name, one.refused());
     }
-    controllers.into_iter().for_each(|controller| write_controller(controller, page));
-    for service in services {
+    all.controllers.into_iter().for_each(|controller| write_controller(controller, page));
+    for service in all.services {
         let labels = Labels::new().with("envoy_cluster_name", &service.cluster);
         for (name, count) in service.counts() {
             page.counter(name, "Questions to a rate limit service, by what came of them.")
@@ -77,35 +61,8 @@ fn write_controller(controller: &Controller, page: &mut Page) {
     }
 }
 
-fn counts(filter: &Filter) -> Vec<&Arc<Counts>> {
-    match filter {
-        Filter::RateLimit(limits) => limits.counts().collect(),
-        Filter::LocalLimit(limits) => limits.counts().collect(),
-        _ => Vec::new(),
-    }
-}
-
 fn sample(page: &mut Page, rule: &str, limit: &str, refused: u64) {
     let labels = Labels::new().with("rule", rule).with("limit", limit);
     page.counter("outrigger_rate_limited_total", "Requests that a rate limit has refused.")
         .sample(&labels, refused);
-}
-
-/// Those that a service keeps, each once.
-fn global<'s>(
-    filters: &'s [Filter],
-    refusals: &mut Vec<&'s Arc<Refusals>>,
-    services: &mut Vec<&'s Arc<Tally>>,
-) {
-    for filter in filters {
-        let Filter::GlobalLimit(limits) = filter else { continue };
-        for one in limits.refusals() {
-            if !refusals.iter().any(|known| Arc::ptr_eq(known, one)) {
-                refusals.push(one);
-            }
-        }
-        if !services.iter().any(|known| Arc::ptr_eq(known, &limits.tally)) {
-            services.push(&limits.tally);
-        }
-    }
 }

@@ -16,7 +16,7 @@ use outrigger_model::resource::{self, Flaw, Invalid, Resource, ResourceKind, Und
 use outrigger_model::route::table::RouteTable;
 use outrigger_model::route::{RouteConfig, WeightedCluster};
 
-use crate::http::filter;
+use crate::http::filter::{self, Place};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::rate::Rates;
 use crate::runtime::snapshot::{
@@ -380,8 +380,8 @@ fn compile_http(
     let mut filters = Vec::with_capacity(config.filters.len());
     for (i, filter) in config.filters.iter().enumerate() {
         let field = format!("http_filters[{i}]");
-        let place = format!("{place} {field}");
-        filters.push(filter::build(filter, rates, &place, &table).under(field)?);
+        let name = format!("{place} {field}");
+        filters.push(filter::build(filter, &Place { name: &name, routes: &table, rates }).under(field)?);
     }
     filter::of_routes(&mut filters, &table);
     let mut named = Clusters::default();

@@ -14,7 +14,7 @@ use outrigger_model::resource::{Host, Origin};
 use outrigger_model::route::WeightedCluster;
 use outrigger_model::route::table::RouteTable;
 
-use crate::http::filter::Filter;
+use crate::http::filter::{Act, Filter, Tallies};
 use crate::runtime::cluster::ClusterHandle;
 use crate::runtime::concurrency::Controller;
 use crate::runtime::usage::Usage;
@@ -207,10 +207,14 @@ impl ListenerHandle {
 impl HttpHandle {
     /// Limits that follow latency.
     pub fn controllers(&self) -> impl Iterator<Item = &Arc<Controller>> {
-        self.filters.iter().filter_map(|filter| match filter {
-            Filter::Concurrency(limit) => Some(&limit.0),
-            _ => None,
-        })
+        let mut all = Tallies::default();
+        self.tally(&mut all);
+        all.controllers.into_iter()
+    }
+
+    /// What its filters have counted.
+    pub fn tally<'t>(&'t self, all: &mut Tallies<'t>) {
+        self.filters.iter().for_each(|filter| filter.tally(all));
     }
 
     /// A cluster that a route names.

@@ -3,24 +3,47 @@
 
 use std::sync::Arc;
 
+use outrigger_model::concurrency::AdaptiveConcurrency;
+use outrigger_model::resource::Flaw;
 use tokio::time::Instant;
 
-use super::{State, Verdict};
+use super::act::add;
+use super::{Act, Build, Input, Place, State, Tallies, Verdict};
 use crate::failure::{Failure, FailureKind, Retry, Stage};
 use crate::runtime::concurrency::Controller;
 
 /// The limit of a listener.
 #[derive(Debug)]
-pub struct Limit(pub Arc<Controller>);
+pub struct Limit(Arc<Controller>);
 
-impl Limit {
-    pub fn on_request(&self) -> Verdict {
+impl Build for Limit {
+    type Config = AdaptiveConcurrency;
+
+    fn build(config: &AdaptiveConcurrency, place: &Place<'_>) -> Result<Self, Flaw> {
+        Ok(Self(place.rates.controllers.of(config, place.name)))
+    }
+}
+
+impl Act for Limit {
+    fn on_request(&self, _input: &Input<'_>) -> Verdict {
         match self.0.admit(Instant::now()) {
             Ok(permit) => Verdict::Keep(State::Permit(permit)),
             Err(limit) => Verdict::Fail(self.failure(limit)),
         }
     }
 
+    fn on_end(&self, state: State, now: Instant) {
+        if let State::Permit(permit) = state {
+            permit.answered(now);
+        }
+    }
+
+    fn tally<'t>(&'t self, all: &mut Tallies<'t>) {
+        add(&mut all.controllers, &self.0);
+    }
+}
+
+impl Limit {
     /// Nobody behind has seen the request: a caller may try another instance.
     #[cold]
     fn failure(&self, limit: u32) -> Failure {

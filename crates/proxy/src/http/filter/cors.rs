@@ -3,9 +3,13 @@
 use outrigger_model::route::Cors;
 use outrigger_model::route::table::CompiledRoute;
 
-use super::{After, Input, ResponseEdit, Stop, Verdict, Visit, fault};
+use super::{Act, After, Input, ResponseEdit, Stop, Verdict, Visit, fault};
 use crate::http::head::RequestHead;
 use crate::http::respond::{self, Local};
+
+/// By the policies of routes.
+#[derive(Debug)]
+pub struct CrossOrigin;
 
 /// What it makes of a request.
 enum Look {
@@ -17,28 +21,30 @@ enum Look {
     Answer(Local, Vec<ResponseEdit>),
 }
 
-pub fn on_request(input: &Input<'_>) -> Verdict {
-    let acts =
-        input.route.is_some_and(|route| route.config.cors.is_some()) && origin(input.request).is_some();
-    if acts { Verdict::Visit } else { Verdict::Continue }
-}
-
-/// Answers what a browser asks before, and says in the response what it may show.
-///
-/// # Errors
-/// A preflight, which is answered.
-pub fn visit<'v>(visit: &mut impl Visit<'v>) -> Result<After, Stop> {
-    let Some(route) = visit.route() else { return Ok(After::Same) };
-    let Some(policy) = &route.config.cors else { return Ok(After::Same) };
-    match look(policy, route, visit.input().request) {
-        Look::Pass => {}
-        Look::Edit(edits) => visit.respond(edits),
-        Look::Answer(local, edits) => {
-            visit.respond(edits);
-            return Err(Stop::Answered(Box::new(local), "cors_response"));
-        }
+impl Act for CrossOrigin {
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
+        let has_policy = input.route.is_some_and(|route| route.config.cors.is_some());
+        if has_policy && origin(input.request).is_some() { Verdict::Visit } else { Verdict::Continue }
     }
-    Ok(After::Same)
+
+    /// Answers what a browser asks before, and says in the response what it may show.
+    fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+        let Some(route) = visit.route() else { return Ok(After::Same) };
+        let Some(policy) = &route.config.cors else { return Ok(After::Same) };
+        match look(policy, route, visit.input().request) {
+            Look::Pass => {}
+            Look::Edit(edits) => visit.respond(edits),
+            Look::Answer(local, edits) => {
+                visit.respond(edits);
+                return Err(Stop::Answered(Box::new(local), "cors_response"));
+            }
+        }
+        Ok(After::Same)
+    }
+
+    fn judges(&self) -> bool {
+        false
+    }
 }
 
 fn origin(head: &RequestHead) -> Option<&[u8]> {

@@ -13,10 +13,11 @@ use outrigger_model::policy::decide::{Decision, PolicySet};
 use outrigger_model::policy::{Rbac, RbacAction};
 use outrigger_model::request::ConnectionView;
 use outrigger_model::resource::{Flaw, Origin, Under};
+use outrigger_model::route::table::CompiledRoute;
 use outrigger_xds::authz::{self, Check};
 
 use super::visit::Held;
-use super::{After, Input, ResponseEdit, Stop, Verdict, Visit};
+use super::{Act, After, Build, Input, Place, ResponseEdit, Stop, Tunnel, Verdict, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::call::message::Answer;
 use crate::http::grpc;
@@ -33,7 +34,7 @@ const PARTIAL: &str = "x-envoy-auth-partial-body";
 /// A compiled filter.
 #[derive(Debug)]
 pub struct ExtAuthz {
-    pub config: model::ExtAuthz,
+    config: model::ExtAuthz,
     allowed: Option<Vec<Matcher>>,
     disallowed: Vec<Matcher>,
     upstream: Vec<Matcher>,
@@ -77,12 +78,10 @@ struct Edits {
     response: Vec<Edit>,
 }
 
-impl ExtAuthz {
-    /// Compiles it.
-    ///
-    /// # Errors
-    /// A matcher that is none.
-    pub fn build(config: &model::ExtAuthz) -> Result<Self, Flaw> {
+impl Build for ExtAuthz {
+    type Config = model::ExtAuthz;
+
+    fn build(config: &model::ExtAuthz, _place: &Place<'_>) -> Result<Self, Flaw> {
         let http = match &config.service {
             AuthzService::Http(http) => http.clone(),
             AuthzService::Grpc { .. } => HttpAuthz::default(),
@@ -104,22 +103,15 @@ impl ExtAuthz {
             config: config.clone(),
         })
     }
+}
 
-    /// Whether a request is asked about.
-    pub fn concerns(&self, input: &Input<'_>) -> bool {
-        let asked = |only: &PolicySet| !only.decide(&input.connection, Some(&input.judged())).is_allow();
-        self.only.as_ref().is_none_or(asked)
-    }
-
-    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+impl Act for ExtAuthz {
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
         if self.concerns(input) { Verdict::Wait } else { Verdict::Continue }
     }
 
     /// Asks, and does what the answer says.
-    ///
-    /// # Errors
-    /// It is denied, too long to be asked about, or nobody was there to ask.
-    pub async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+    async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
         visit.note_asked(&self.config.name);
         let of_route = match visit.route().and_then(|route| route.config.authz.get(&self.config.name)) {
             Some(RouteAuthz::Off) => return Ok(After::Same),
@@ -170,8 +162,27 @@ impl ExtAuthz {
         Ok(if self.config.clear_route_cache { After::Reroute } else { After::Same })
     }
 
+    fn judge_again(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Failure> {
+        let (input, name) = (tunnel.input(), &self.config.name);
+        let off = |route: &CompiledRoute| matches!(route.config.authz.get(name), Some(RouteAuthz::Off));
+        if !self.concerns(&input) || input.route.is_some_and(off) || tunnel.asked.contains(name) {
+            return Ok(());
+        }
+        let detail = format!("{name} must be asked about it now, and was not when it was opened");
+        let failure = Failure::local(Stage::Authorize, FailureKind::Denied, detail);
+        Err(failure.because_of(self.origin(&input)))
+    }
+}
+
+impl ExtAuthz {
+    /// Whether a request is asked about.
+    fn concerns(&self, input: &Input<'_>) -> bool {
+        let asked = |only: &PolicySet| !only.decide(&input.connection, Some(&input.judged())).is_allow();
+        self.only.as_ref().is_none_or(asked)
+    }
+
     /// The user object that wants a request asked about.
-    pub fn origin(&self, input: &Input<'_>) -> Option<Arc<Origin>> {
+    fn origin(&self, input: &Input<'_>) -> Option<Arc<Origin>> {
         match self.only.as_ref()?.decide(&input.connection, Some(&input.judged())) {
             Decision::Deny(denial) => denial.origin().cloned().map(Arc::new),
             Decision::Allow => None,

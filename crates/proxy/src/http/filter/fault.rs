@@ -1,23 +1,31 @@
 //! Injected faults: `envoy.filters.http.fault`. They act once per request, before the retry loop, as in Envoy.
 
+use outrigger_model::resource::Flaw;
 use outrigger_model::route::Fault;
 
-use super::{Input, Verdict};
+use super::{Act, Build, Input, Place, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
 
 /// The listener-wide fault.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FaultFilter(Fault);
 
-impl FaultFilter {
-    /// Nothing to compile.
-    pub fn build(config: &Fault) -> Self {
-        Self(config.clone())
+impl Build for FaultFilter {
+    type Config = Fault;
+
+    fn build(config: &Fault, _place: &Place<'_>) -> Result<Self, Flaw> {
+        Ok(Self(config.clone()))
+    }
+}
+
+impl Act for FaultFilter {
+    /// A route's own replaces it.
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
+        plan(input.route.and_then(|route| route.config.fault.as_ref()).unwrap_or(&self.0))
     }
 
-    /// A route's own replaces it.
-    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
-        plan(input.route.and_then(|route| route.config.fault.as_ref()).unwrap_or(&self.0))
+    fn judges(&self) -> bool {
+        false
     }
 }
 

@@ -13,21 +13,21 @@ use outrigger_model::resource::{Flaw, Under};
 use outrigger_model::route::table::CompiledMatch;
 use outrigger_xds::limits::{self, Descriptor};
 
-use super::{After, Input, ResponseEdit, Stop, Verdict, Visit};
+use super::act::add;
+use super::{Act, After, Build, Input, Place, ResponseEdit, Stop, Tallies, Verdict, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::call::message::Answer;
 use crate::http::grpc;
 use crate::http::head::RequestHead;
-use crate::runtime::rate::Rates;
 use crate::runtime::rate::tally::{Came, Refusals, Tally};
 
 const SHOULD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 /// A compiled filter.
 #[derive(Debug)]
 pub struct GlobalLimits {
-    pub config: model::GlobalLimits,
+    config: model::GlobalLimits,
     limits: Vec<(CompiledMatch, Arc<Refusals>)>,
-    pub tally: Arc<Tally>,
+    tally: Arc<Tally>,
 }
 
 /// A question: the limits that it is about, and what each tells.
@@ -45,12 +45,11 @@ enum Judgement {
     Failed(Failure),
 }
 
-impl GlobalLimits {
-    /// Compiles it.
-    ///
-    /// # Errors
-    /// A match that is none.
-    pub fn build(config: &model::GlobalLimits, rates: &Rates) -> Result<Self, Flaw> {
+impl Build for GlobalLimits {
+    type Config = model::GlobalLimits;
+
+    fn build(config: &model::GlobalLimits, place: &Place<'_>) -> Result<Self, Flaw> {
+        let rates = place.rates;
         let limits = config.limits.iter().enumerate().map(|(i, limit)| {
             let matches = CompiledMatch::compile(&limit.matches).under(format_args!("limits[{i}].match"))?;
             Ok((matches, rates.of_global(limit)))
@@ -58,22 +57,16 @@ impl GlobalLimits {
         let limits = limits.collect::<Result<Vec<_>, Flaw>>()?;
         Ok(Self { config: config.clone(), limits, tally: rates.of_service(&config.cluster) })
     }
+}
 
-    /// For metrics.
-    pub fn refusals(&self) -> impl Iterator<Item = &Arc<Refusals>> {
-        self.limits.iter().map(|(_, refusals)| refusals)
-    }
-
-    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+impl Act for GlobalLimits {
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
         let asked = self.limits.iter().any(|(matches, _)| matches.mismatch(input.request).is_none());
         if asked { Verdict::Wait } else { Verdict::Continue }
     }
 
     /// Asks, and does what the answer says.
-    ///
-    /// # Errors
-    /// There is no room, or nobody to say so where that counts.
-    pub async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+    async fn settle<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
         let Some(question) = self.question(&visit.input()) else { return Ok(After::Same) };
         let (head, body) = self.ask(&question)?;
         let came = visit.call(&self.config.cluster, head, body, self.config.timeout).await?;
@@ -97,6 +90,13 @@ impl GlobalLimits {
         Ok(After::Same)
     }
 
+    fn tally<'t>(&'t self, all: &mut Tallies<'t>) {
+        self.limits.iter().for_each(|(_, refusals)| add(&mut all.refusals, refusals));
+        add(&mut all.services, &self.tally);
+    }
+}
+
+impl GlobalLimits {
     /// What is asked of a request, if anything: as in Envoy there is no question where an entry has no value.
     fn question(&self, input: &Input<'_>) -> Option<Question<'_>> {
         let mut question = Question { about: Vec::new(), descriptors: Vec::new() };

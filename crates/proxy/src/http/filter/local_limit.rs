@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use outrigger_model::local_limit::{LocalLimit, LocalLimits};
-use outrigger_model::route::table::{CompiledRoute, RouteTable};
+use outrigger_model::resource::Flaw;
+use outrigger_model::route::table::CompiledRoute;
 use tokio::time::Instant;
 
-use super::{After, Stop, Visit};
+use super::act::add;
+use super::{Act, After, Build, Input, Place, Stop, Tallies, Verdict, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::runtime::rate::{Counts, Rates};
 
@@ -42,8 +44,11 @@ impl Limit {
     }
 }
 
-impl Limits {
-    pub fn build(config: &LocalLimits, routes: &RouteTable, rates: &Rates) -> Self {
+impl Build for Limits {
+    type Config = LocalLimits;
+
+    fn build(config: &LocalLimits, place: &Place<'_>) -> Result<Self, Flaw> {
+        let Place { routes, rates, .. } = place;
         let of_route = |route: &CompiledRoute| {
             route.config.local_limits.get(&config.name).map(|limit| Limit::build(limit, rates))
         };
@@ -51,15 +56,18 @@ impl Limits {
         if all.iter().all(Option::is_none) {
             all = Vec::new();
         }
-        Self { own: Limit::build(&config.own, rates), routes: all }
+        Ok(Self { own: Limit::build(&config.own, rates), routes: all })
+    }
+}
+
+impl Act for Limits {
+    fn on_request(&self, _input: &Input<'_>) -> Verdict {
+        Verdict::Visit
     }
 
     /// Takes a token, and says in headers what came of it. What no route takes is counted as well, but has no headers: they may name the
     /// route.
-    ///
-    /// # Errors
-    /// There was none.
-    pub fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+    fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
         match self.look(visit.route().map(|route| route.id)) {
             Look::Passes => {}
             Look::Over(limit) => visit.write(&limit.request_headers),
@@ -71,6 +79,12 @@ impl Limits {
         Ok(After::Same)
     }
 
+    fn tally<'t>(&'t self, all: &mut Tallies<'t>) {
+        self.counts().for_each(|counts| add(&mut all.counts, counts));
+    }
+}
+
+impl Limits {
     /// Takes a token for a request of a route; what no route takes has the listener's.
     fn look(&self, route: Option<u32>) -> Look<'_> {
         let of_route = route.and_then(|route| self.routes.get(route as usize)?.as_ref());
@@ -89,8 +103,7 @@ impl Limits {
         }
     }
 
-    /// For metrics.
-    pub fn counts(&self) -> impl Iterator<Item = &Arc<Counts>> {
+    fn counts(&self) -> impl Iterator<Item = &Arc<Counts>> {
         let routes = self.routes.iter().flatten();
         routes.chain([&self.own]).filter_map(|limit| limit.counts.as_ref())
     }
@@ -114,9 +127,14 @@ mod tests {
     use std::time::Duration;
 
     use outrigger_model::local_limit::Bucket;
+    use outrigger_model::route::table::RouteTable;
     use outrigger_model::route::{Route, RouteAction, RouteConfig, VirtualHost};
 
     use super::*;
+
+    fn built(config: &LocalLimits, routes: &RouteTable, rates: &Rates) -> Limits {
+        Limits::build(config, &Place { name: "", routes, rates }).unwrap()
+    }
 
     fn limit(name: &str) -> LocalLimit {
         let bucket = Bucket { name: name.into(), tokens: 1, per: Duration::from_secs(3600), most: 1 };
@@ -141,12 +159,12 @@ mod tests {
             RouteTable::compile(&RouteConfig { name: "t".into(), virtual_hosts: vec![host] }).unwrap();
         let rates = Rates::default();
         let config = LocalLimits { name: "f".into(), own: limit("own") };
-        let limits = Limits::build(&config, &table, &rates);
+        let limits = built(&config, &table, &rates);
         let names: Vec<_> = limits.counts().map(|counts| counts.limit.name.as_str()).collect();
         assert_eq!(names, ["host", "host", "own"]);
         let all: Vec<_> = limits.counts().collect();
         assert!(Arc::ptr_eq(all[0], all[1]), "one bucket");
-        let other = Limits::build(&LocalLimits { name: "g".into(), own: limit("own") }, &table, &rates);
+        let other = built(&LocalLimits { name: "g".into(), own: limit("own") }, &table, &rates);
         assert!(other.routes.is_empty(), "nobody says anything to it");
         assert!(Arc::ptr_eq(other.own.counts.as_ref().unwrap(), all[2]), "the count goes on");
     }
@@ -155,9 +173,7 @@ mod tests {
     fn who_finds_no_token_is_refused_or_passes_as_the_place_has_it() {
         let table =
             RouteTable::compile(&RouteConfig { name: "t".into(), virtual_hosts: Vec::new() }).unwrap();
-        let of = |own: LocalLimit| {
-            Limits::build(&LocalLimits { name: "f".into(), own }, &table, &Rates::default())
-        };
+        let of = |own: LocalLimit| built(&LocalLimits { name: "f".into(), own }, &table, &Rates::default());
         let limits = of(limit("a"));
         assert!(matches!(limits.look(Some(0)), Look::Passes));
         let Look::Refused(_, failure) = limits.look(Some(0)) else { panic!("there was one token") };

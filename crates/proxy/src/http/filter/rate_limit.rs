@@ -11,28 +11,30 @@ use outrigger_model::route::table::CompiledMatch;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Input, Verdict};
+use super::act::add;
+use super::{Act, Build, Input, Place, Tallies, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
-use crate::runtime::rate::{CountKey, Counts, Rates, Refused, part};
+use crate::runtime::rate::{CountKey, Counts, Refused, part};
 
 /// The limits of a listener.
 #[derive(Debug)]
 pub struct Limits(Vec<(CompiledMatch, Arc<Counts>)>);
 
-impl Limits {
-    /// Compiles them; their counts go on where they are known.
-    ///
-    /// # Errors
-    /// A match that is none.
-    pub fn build(limits: &[RateLimit], rates: &Rates) -> Result<Self, Flaw> {
+impl Build for Limits {
+    type Config = [RateLimit];
+
+    /// Their counts go on where they are known.
+    fn build(limits: &[RateLimit], place: &Place<'_>) -> Result<Self, Flaw> {
         let limits = limits.iter().enumerate().map(|(i, limit)| {
             let matches = CompiledMatch::compile(&limit.matches).under(format_args!("limits[{i}].match"))?;
-            Ok((matches, rates.of(limit)))
+            Ok((matches, place.rates.of(limit)))
         });
         limits.collect::<Result<_, _>>().map(Self)
     }
+}
 
-    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+impl Act for Limits {
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
         let now = Instant::now();
         let mut taken: SmallVec<[(&Counts, CountKey); 4]> = SmallVec::new();
         for (matches, counts) in &self.0 {
@@ -51,9 +53,8 @@ impl Limits {
         Verdict::Continue
     }
 
-    /// For metrics.
-    pub fn counts(&self) -> impl Iterator<Item = &Arc<Counts>> {
-        self.0.iter().map(|(_, counts)| counts)
+    fn tally<'t>(&'t self, all: &mut Tallies<'t>) {
+        self.0.iter().for_each(|(_, counts)| add(&mut all.counts, counts));
     }
 }
 

@@ -7,31 +7,44 @@ use outrigger_model::policy::{self};
 use outrigger_model::resource::Flaw;
 use outrigger_model::token::WithTokens;
 
-use super::{Input, Verdict};
+use super::{Act, Build, Input, Place, Tunnel, Verdict};
 use crate::failure::{Failure, FailureKind, Stage};
 
 /// A compiled RBAC filter.
 #[derive(Debug)]
 pub struct Rbac(PolicySet);
 
-impl Rbac {
-    /// Compiles it.
-    ///
-    /// # Errors
-    /// The field that cannot be taken, and why.
-    pub fn build(config: &policy::Rbac) -> Result<Self, Flaw> {
+impl Build for Rbac {
+    type Config = policy::Rbac;
+
+    fn build(config: &policy::Rbac, _place: &Place<'_>) -> Result<Self, Flaw> {
         PolicySet::compile([config]).map(Self)
     }
+}
 
-    pub fn on_request(&self, input: &Input<'_>) -> Verdict {
+impl Act for Rbac {
+    fn on_request(&self, input: &Input<'_>) -> Verdict {
         match self.0.decide(&input.connection, Some(&input.judged())) {
             Decision::Allow => Verdict::Continue,
             Decision::Deny(denial) => Verdict::Fail(denied(denial)),
         }
     }
 
+    fn judge_again(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Failure> {
+        let input = tunnel.input();
+        let denied = match self.on_request(&input) {
+            // What its tokens will say may be what allows it, or what does not deny it.
+            _ if tunnel.waits => self.denies_anyway(&input),
+            Verdict::Fail(failure) => Some(failure),
+            _ => None,
+        };
+        denied.map_or(Ok(()), Err)
+    }
+}
+
+impl Rbac {
     /// Why it is denied whatever its tokens say.
-    pub fn denies_anyway(&self, input: &Input<'_>) -> Option<Failure> {
+    fn denies_anyway(&self, input: &Input<'_>) -> Option<Failure> {
         let supposing = |holds| {
             let judged = WithTokens { supposed: Some(holds), ..input.judged() };
             match self.0.decide(&input.connection, Some(&judged)) {

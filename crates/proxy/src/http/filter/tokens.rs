@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use outrigger_model::resource::{Flaw, Origin};
 use outrigger_model::token::{CompiledTokens, Effects, JwtAuthn, Known, Outcome, Refusal, Verified};
 
-use super::{After, ResponseEdit, Stop, Visit};
+use super::{Act, After, Build, Input, Place, ResponseEdit, Stop, Tunnel, Verdict, Visit};
 use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::head::RequestHead;
 
@@ -24,14 +24,12 @@ const HALF: usize = 512 * 1024;
 
 /// A compiled filter.
 #[derive(Debug)]
-pub struct Tokens(pub CompiledTokens);
+pub struct Tokens(CompiledTokens);
 
-impl Tokens {
-    /// Compiles it.
-    ///
-    /// # Errors
-    /// The field that cannot be taken, and why.
-    pub fn build(config: &JwtAuthn) -> Result<Self, Flaw> {
+impl Build for Tokens {
+    type Config = JwtAuthn;
+
+    fn build(config: &JwtAuthn, _place: &Place<'_>) -> Result<Self, Flaw> {
         let fingerprint = |text: &str| {
             let mut all = [0; 32];
             all.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
@@ -39,13 +37,16 @@ impl Tokens {
         };
         CompiledTokens::compile(config, fingerprint).map(Self)
     }
+}
+
+impl Act for Tokens {
+    fn on_request(&self, _input: &Input<'_>) -> Verdict {
+        Verdict::Visit
+    }
 
     /// Looks at the tokens of a request, and does with it what is wanted then.
-    ///
-    /// # Errors
-    /// They do not let it pass.
     #[cold]
-    pub fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
+    fn visit<'v>(&self, visit: &mut impl Visit<'v>) -> Result<After, Stop> {
         let now = now();
         match visit.tokens(now, |head, known| self.0.decide(head, now, known)) {
             Outcome::Passes(effects) => {
@@ -62,6 +63,21 @@ impl Tokens {
             }
         }
     }
+
+    fn takes_tokens(&self) -> bool {
+        true
+    }
+
+    /// Whoever it is of and for, and whether it was good when the tunnel was opened, are the rules of now to say. A token whose signature
+    /// was good is no worse for other keys until it expires.
+    fn judge_again(&self, tunnel: &mut Tunnel<'_>) -> Result<(), Failure> {
+        match self.0.decide(tunnel.came, tunnel.at, tunnel.known) {
+            Outcome::Passes(effects) => tunnel.proven.extend(effects.proven),
+            Outcome::Refused { why: Refusal::NoKeys, .. } => tunnel.waits = true,
+            Outcome::Refused { why, origin } => return Err(refused(why, origin)),
+        }
+        Ok(())
+    }
 }
 
 /// In seconds since 1970.
@@ -70,7 +86,7 @@ pub fn now() -> u64 {
 }
 
 /// A request that its tokens do not let pass.
-pub fn refused(why: Refusal, origin: Option<Arc<Origin>>) -> Failure {
+fn refused(why: Refusal, origin: Option<Arc<Origin>>) -> Failure {
     let failure = Failure::local(Stage::Authorize, FailureKind::BadToken(why.status()), why.text());
     failure.because_of(origin)
 }

@@ -3,7 +3,9 @@ use std::time::Instant;
 use outrigger_model::endpoint::{Endpoint, EndpointSet, Locality, LocalityEndpoints, ZoneAware};
 use outrigger_model::listener::ChainInput;
 use outrigger_model::resource;
-use outrigger_model::route::{Forward, Route, RouteAction, RouteMatch, VirtualHost};
+use outrigger_model::route::{
+    Cors, Fault, Forward, Route, RouteAction, RouteMatch, Session, SessionBy, VirtualHost,
+};
 
 use super::*;
 use crate::config_feed::state::FeedState;
@@ -77,6 +79,31 @@ fn a_destination_leads_to_its_endpoints() {
     assert!(matches!(snapshot.destination("gone:80").unwrap().answer, Destination::NotInMesh));
     assert!(snapshot.destination("unknown:80").is_none());
     assert!(snapshot.http("l", "http").is_some() && snapshot.http("l", "tcp").is_none());
+}
+
+#[test]
+fn what_routes_ask_for_is_a_filter_where_one_does_and_costs_nothing_elsewhere() {
+    let filters = |change: fn(&mut Route)| {
+        let mut resources = everything();
+        let Resource::Routes(table) = Arc::make_mut(&mut resources[2]) else { panic!() };
+        change(&mut table.virtual_hosts[0].routes[0]);
+        let snapshot = build(&mut Builder::default(), &Snapshot::default(), &resources);
+        snapshot.http("l", "http").unwrap().filters.iter().map(|filter| format!("{filter:?}")).collect()
+    };
+    let none: Vec<String> = filters(|_| ());
+    assert_eq!(none, Vec::<String>::new());
+    let all: Vec<String> = filters(|route| {
+        route.fault = Some(Fault::default());
+        route.session = Some(Box::new(Session {
+            by: SessionBy::Header { name: "x".into() },
+            strict: None,
+            absolute: None,
+            idle: None,
+        }));
+        route.cors = Some(Cors::default());
+    });
+    let kinds: Vec<&str> = all.iter().filter_map(|filter| filter.split('(').next()).collect();
+    assert_eq!(kinds, ["Fault", "Session", "Cors"], "in this order, behind the listener's");
 }
 
 #[test]
