@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use outrigger_model::listener::{ChainMatch, FilterChain, HttpFilter, TcpProxy, Terminal, TransportMatch};
+use outrigger_model::listener::{ChainMatch, FilterChain, TcpProxy, Terminal, TransportMatch};
 use outrigger_model::policy::Rbac;
 use outrigger_model::route::WeightedCluster;
 
 use super::extension::{self, HTTP_MANAGER, NETWORK_RBAC, TCP_PROXY, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
-use super::metadata::{decode_origin, filters_value, origin_value, origins_value, our, ours};
+use super::metadata::{decode_origin, origin_value, origins_value, our, ours};
 use super::value::{duration_at, duration_or, port};
-use super::{forward, http, jwt, left_out, note, policy, tls};
+use super::{filters, forward, http, left_out, note, policy, tls};
 use crate::kind::ClientKind;
+use crate::wire::core::Metadata;
 use crate::wire::hcm::HttpConnectionManager;
 use crate::wire::listener::{self, Filter, FilterChainMatch, filter::ConfigType};
 use crate::wire::protobuf::{Any, Value};
@@ -21,11 +22,8 @@ use crate::wire::{self, any, network_rbac, uint};
 /// The shortest life of a connection that Envoy's message takes.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Where the origins of the policies ride: on the chain, for its RBAC messages have no metadata.
+/// Where the origins of the policies of connections ride: on the chain, for its RBAC messages have no metadata.
 const CONNECTION_ORIGINS: &str = "network_rbac_origins";
-const REQUEST_ORIGINS: &str = "http_rbac_origins";
-const TOKEN_ORIGINS: &str = "jwt_origins";
-const CONCURRENCY_ORIGINS: &str = "adaptive_concurrency_origins";
 
 pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -> listener::FilterChain {
     let filter = |name: &str, config: Any| Filter {
@@ -49,46 +47,17 @@ pub(super) fn encode(chain: &FilterChain, stat_prefix: &str, kind: ClientKind) -
         Terminal::Tcp(proxy) => filter(TCP_PROXY, any(&encode_tcp(proxy, stat_prefix, kind))),
     });
     let connection = origins_value(chain.authorization.iter().map(policy::origins));
-    let request = match &chain.terminal {
-        Terminal::Http(http) => origins_value(http.filters.iter().filter_map(|f| match f {
-            HttpFilter::Rbac(rbac) => Some(policy::origins(rbac)),
-            // It has an RBAC filter of its own before it.
-            HttpFilter::ExtAuthz(authz) => authz.only.as_ref().map(policy::origins),
-            HttpFilter::Fault(_)
-            | HttpFilter::RateLimit(_)
-            | HttpFilter::LocalLimit(_)
-            | HttpFilter::GlobalLimit(_)
-            | HttpFilter::Concurrency(_)
-            | HttpFilter::Tokens(_) => None,
-        })),
-        Terminal::Tcp(_) => None,
-    };
-    let tokens = match &chain.terminal {
-        Terminal::Http(http) => origins_value(http.filters.iter().filter_map(|f| match f {
-            HttpFilter::Tokens(tokens) => Some(jwt::origins(tokens)),
-            _ => None,
-        })),
-        Terminal::Tcp(_) => None,
-    };
-    let concurrency = match &chain.terminal {
-        Terminal::Http(http) => filters_value(http.filters.iter().filter_map(|f| match f {
-            HttpFilter::Concurrency(limit) => Some(limit.origin.as_ref()),
-            _ => None,
-        })),
-        Terminal::Tcp(_) => None,
+    let of_filters = match &chain.terminal {
+        Terminal::Http(http) => filters::origins(&http.filters).collect(),
+        Terminal::Tcp(_) => Vec::new(),
     };
     let own = ("origin", chain.origin.as_ref().map(origin_value));
-    let origins = [
-        own,
-        (CONNECTION_ORIGINS, connection),
-        (REQUEST_ORIGINS, request),
-        (TOKEN_ORIGINS, tokens),
-        (CONCURRENCY_ORIGINS, concurrency),
-    ];
+    let origins = [own, (CONNECTION_ORIGINS, connection)];
+    let origins = origins.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     listener::FilterChain {
         filter_chain_match: (chain.matches != ChainMatch::default()).then(|| encode_match(&chain.matches)),
         filters,
-        metadata: ours(origins.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))),
+        metadata: ours(origins.chain(of_filters)),
         transport_socket: chain.tls.as_ref().map(tls::encode_server),
         name: chain.name.clone(),
         ..Default::default()
@@ -137,13 +106,7 @@ fn encode_tcp(proxy: &TcpProxy, stat_prefix: &str, kind: ClientKind) -> tcp_prox
 
 pub(super) fn decode(wire: &listener::FilterChain) -> Decoded<FilterChain> {
     note!(wire, transport_socket_connect_timeout);
-    let origins = |name| our(wire.metadata.as_ref(), name);
-    let of_requests = http::Origins {
-        policies: origins(REQUEST_ORIGINS),
-        tokens: origins(TOKEN_ORIGINS),
-        concurrency: origins(CONCURRENCY_ORIGINS),
-    };
-    let (authorization, terminal) = decode_filters(&wire.filters, origins(CONNECTION_ORIGINS), of_requests)?;
+    let (authorization, terminal) = decode_filters(&wire.filters, wire.metadata.as_ref())?;
     Ok(FilterChain {
         name: wire.name.clone(),
         matches: wire
@@ -199,11 +162,9 @@ fn server_name(name: &str) -> Decoded<String> {
     Ok(name.to_owned())
 }
 
-fn decode_filters(
-    wire: &[Filter],
-    connection: Option<&Value>,
-    request: http::Origins<'_>,
-) -> Decoded<(Vec<Rbac>, Terminal)> {
+/// `metadata` is the chain's.
+fn decode_filters(wire: &[Filter], metadata: Option<&Metadata>) -> Decoded<(Vec<Rbac>, Terminal)> {
+    let origins = our(metadata, CONNECTION_ORIGINS);
     let mut authorization = Vec::new();
     let mut policies = 0;
     let mut terminal = None;
@@ -220,12 +181,12 @@ fn decode_filters(
         match config {
             Some(config) if is::<network_rbac::Rbac>(config) => {
                 let rbac: network_rbac::Rbac = unpack(config).under(&typed)?;
-                authorization.extend(decode_rbac(&rbac, connection, policies).under(&typed)?);
+                authorization.extend(decode_rbac(&rbac, origins, policies).under(&typed)?);
                 policies += 1;
             }
             Some(config) if is::<HttpConnectionManager>(config) => {
                 let manager: HttpConnectionManager = unpack(config).under(&typed)?;
-                terminal = Some(Terminal::Http(Box::new(http::decode(&manager, request).under(&typed)?)));
+                terminal = Some(Terminal::Http(Box::new(http::decode(&manager, metadata).under(&typed)?)));
             }
             Some(config) if is::<tcp_proxy::TcpProxy>(config) => {
                 let proxy: tcp_proxy::TcpProxy = unpack(config).under(&typed)?;

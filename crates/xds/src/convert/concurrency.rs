@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use outrigger_model::concurrency::{AdaptiveConcurrency, MOST_CONCURRENCY, MinRtt, WINDOWS};
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::resource::Origin;
 
-use super::extension::unpack;
+use super::extension::{CONCURRENCY, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
+use super::metadata::{filter_origin, origin_value};
+use super::row::Row;
 use super::value::{duration_at, percent, uint_or};
 use crate::wire::http_concurrency::{
     AdaptiveConcurrency as Wire, GradientControllerConfig,
@@ -15,12 +18,34 @@ use crate::wire::http_concurrency::{
 };
 use crate::wire::protobuf::Any;
 use crate::wire::scalar::{HttpStatus, Percent};
-use crate::wire::{duration, uint};
+use crate::wire::{any, duration, uint};
 
 /// Envoy takes another where an answer would be no failure.
 const LEAST_STATUS: u32 = 400;
 
-pub(super) fn encode(model: &AdaptiveConcurrency) -> Wire {
+/// Under which its origins ride on the chain.
+const ORIGINS: &str = "adaptive_concurrency_origins";
+
+pub(super) const ROW: Row = Row {
+    is: is::<Wire>,
+    read: |reading| {
+        let origin = filter_origin(reading.origins(ORIGINS), reading.index);
+        let limit = decode(reading.config, origin)?;
+        Ok(limit.map(|limit| HttpFilter::Concurrency(Box::new(limit))))
+    },
+    reads_disabled: false,
+    write: |filter, out| {
+        if let HttpFilter::Concurrency(limit) = filter {
+            out.push(CONCURRENCY, any(&encode(limit)));
+        }
+    },
+    origins: |filter| match filter {
+        HttpFilter::Concurrency(limit) => Some((ORIGINS, limit.origin.as_ref().map(origin_value))),
+        _ => None,
+    },
+};
+
+fn encode(model: &AdaptiveConcurrency) -> Wire {
     let part = |value: f64| Some(Percent { value });
     let (mut interval, mut request_count, mut jitter, mut fixed_value) = (None, None, None, None);
     match model.min_rtt {
@@ -53,7 +78,7 @@ pub(super) fn encode(model: &AdaptiveConcurrency) -> Wire {
 }
 
 /// Nothing where it is not enabled.
-pub(super) fn decode(config: &Any, origin: Option<Origin>) -> Decoded<Option<AdaptiveConcurrency>> {
+fn decode(config: &Any, origin: Option<Origin>) -> Decoded<Option<AdaptiveConcurrency>> {
     let wire: Wire = unpack(config)?;
     let off = wire.enabled.as_ref().and_then(|enabled| enabled.default_value.as_ref());
     if off.is_some_and(|enabled| !enabled.value) {
@@ -151,7 +176,6 @@ fn min_rtt(wire: &MinimumRttCalculationParams) -> Decoded<MinRtt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::any;
     use crate::wire::core::RuntimeFeatureFlag;
     use crate::wire::protobuf::BoolValue;
 

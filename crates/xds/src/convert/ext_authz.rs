@@ -4,16 +4,19 @@
 use outrigger_model::ext_authz::{
     AuthzBody, AuthzService, ExtAuthz, HttpAuthz, MOST_ADDED, MOST_BODY, is_path_prefix,
 };
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::matcher::StringMatch;
 
+use super::extension::{HTTP_RBAC, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
+use super::metadata::policies_value;
+use super::row::{Reading, Row, Writing};
 use super::shadow::{self, Shadow};
 use super::value::{duration_or, status};
-use super::{headers, matcher, note};
+use super::{headers, matcher, note, policy, rbac};
 use crate::wire::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use crate::wire::core::http_uri::HttpUpstreamType;
 use crate::wire::core::{self, GrpcService, HeaderValue, HttpUri};
-use crate::wire::duration;
 use crate::wire::http_authz::ext_authz::Services;
 use crate::wire::http_authz::{
     self as wire, AuthorizationRequest, AuthorizationResponse, BufferSettings, HttpService,
@@ -21,8 +24,42 @@ use crate::wire::http_authz::{
 use crate::wire::matcher::ListStringMatcher;
 use crate::wire::protobuf::Value;
 use crate::wire::scalar::HttpStatus;
+use crate::wire::{any, duration};
 
-pub(super) fn encode(authz: &ExtAuthz) -> wire::ExtAuthz {
+pub(super) const ROW: Row = Row {
+    is: is::<wire::ExtAuthz>,
+    read,
+    reads_disabled: false,
+    write,
+    // It has an RBAC filter of its own before it.
+    origins: |filter| match filter {
+        HttpFilter::ExtAuthz(authz) => {
+            let only = authz.only.as_ref()?;
+            Some((rbac::ORIGINS, policies_value(policy::origins(only))))
+        }
+        _ => None,
+    },
+};
+
+fn read(reading: &mut Reading<'_>) -> Decoded<Option<HttpFilter>> {
+    let wire: wire::ExtAuthz = unpack(reading.config)?;
+    let mut authz = decode(&wire, reading.shadows, reading.origins(rbac::ORIGINS))?;
+    authz.name.clone_from(&reading.filter.name);
+    Ok(Some(HttpFilter::ExtAuthz(Box::new(authz))))
+}
+
+fn write(filter: &HttpFilter, out: &mut Writing) {
+    let HttpFilter::ExtAuthz(authz) = filter else { return };
+    let mut asks = encode(authz);
+    if let Some(only) = &authz.only {
+        let (rbac, wanted) = shadow::encode(only, out.position, out.kind);
+        out.push(HTTP_RBAC, any(&rbac));
+        asks.filter_enabled_metadata = Some(wanted);
+    }
+    out.push(&authz.name, any(&asks));
+}
+
+fn encode(authz: &ExtAuthz) -> wire::ExtAuthz {
     let services = match &authz.service {
         AuthzService::Grpc { authority, metadata } => Services::GrpcService(GrpcService {
             timeout: Some(duration(authz.timeout)),
@@ -94,11 +131,7 @@ fn some_list(matches: &[StringMatch]) -> Option<ListStringMatcher> {
 }
 
 /// `shadows` are the shadow rules before it, `origins` those of the filter chain's HTTP policies.
-pub(super) fn decode(
-    wire: &wire::ExtAuthz,
-    shadows: &[Shadow],
-    origins: Option<&Value>,
-) -> Decoded<ExtAuthz> {
+fn decode(wire: &wire::ExtAuthz, shadows: &[Shadow], origins: Option<&Value>) -> Decoded<ExtAuthz> {
     note!(
         wire,
         stat_prefix,

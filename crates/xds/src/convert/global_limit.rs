@@ -3,25 +3,38 @@
 use std::time::Duration;
 
 use outrigger_model::global_limit::{Entry, EntryValue, GlobalLimit, GlobalLimits};
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::rate_limit::MOST_LIMITS;
 use outrigger_model::resource::Origin;
 use prost::Message;
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::rate_limit::{decode_by, decode_match, decode_origin, encode_by, encode_match};
+use super::row::{Row, nothing};
+use crate::kind::ClientKind;
 use crate::wire::own::{self, entry::Value};
 use crate::wire::protobuf::Any;
 
-pub(super) const GLOBAL_LIMIT: &str = "outrigger.global_limit";
+const GLOBAL_LIMIT: &str = "outrigger.global_limit";
 const URL: &str = "type.googleapis.com/outrigger.v1.GlobalLimits";
 /// Of a wait for an answer; a client waits as long.
 const LONGEST: Duration = Duration::from_secs(60);
 
-pub(super) fn is(config: &Any) -> bool {
-    config.type_url == URL
-}
+pub(super) const ROW: Row = Row {
+    is: |config| config.type_url == URL,
+    read: |reading| decode(reading.config).map(|limits| Some(HttpFilter::GlobalLimit(Box::new(limits)))),
+    reads_disabled: false,
+    write: |filter, out| match filter {
+        // An Envoy refuses types that it does not know.
+        HttpFilter::GlobalLimit(limits) if out.kind != ClientKind::Envoy => {
+            out.push(GLOBAL_LIMIT, encode(limits));
+        }
+        _ => {}
+    },
+    origins: nothing,
+};
 
-pub(super) fn encode(limits: &GlobalLimits) -> Any {
+fn encode(limits: &GlobalLimits) -> Any {
     let wire = own::GlobalLimits {
         cluster: limits.cluster.clone(),
         authority: limits.authority.clone(),
@@ -54,7 +67,7 @@ fn encode_entry(entry: &Entry) -> own::Entry {
     own::Entry { key: entry.key.clone(), value: Some(value) }
 }
 
-pub(super) fn decode(config: &Any) -> Decoded<GlobalLimits> {
+fn decode(config: &Any) -> Decoded<GlobalLimits> {
     let wire = own::GlobalLimits::decode(config.value.as_slice())
         .map_err(|error| Flaw::new(format!("malformed protobuf: {error}")))?;
     if wire.cluster.is_empty() {

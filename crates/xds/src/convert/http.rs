@@ -1,38 +1,22 @@
 //! The HTTP connection manager and its filters.
 
-use outrigger_model::listener::{Codec, HttpConnection, HttpFilter, RouteSource, Tracing};
-use outrigger_model::route::Fault;
+use outrigger_model::listener::{Codec, HttpConnection, RouteSource, Tracing};
 
-use super::extension::{self, CONCURRENCY, CORS, FAULT, HTTP_RBAC, JWT, ROUTER, SESSION, is, unpack};
 use super::flaw::{Decoded, Under, flaw};
-use super::metadata::filter_origin;
 use super::value::{duration_at, duration_or, percent, uint_or};
-use super::{
-    concurrency, ext_authz, global_limit, jwt, left_out, local_limit, note, path, policy, rate_limit, retry,
-    route, session, shadow, upgrade,
-};
+use super::{filters, note, path, route, upgrade};
 use crate::kind::ClientKind;
+use crate::wire::core::Metadata;
 use crate::wire::hcm::{
     self, HttpConnectionManager, Rds,
     http_connection_manager::{CodecType, RouteSpecifier},
-    http_filter::ConfigType,
 };
-use crate::wire::http_authz::ExtAuthz;
-use crate::wire::http_concurrency::AdaptiveConcurrency;
-use crate::wire::http_cors::Cors;
-use crate::wire::http_fault::HttpFault;
-use crate::wire::http_jwt::JwtAuthentication;
-use crate::wire::http_local_limit::LocalRateLimit;
-use crate::wire::http_rbac::Rbac;
-use crate::wire::http_session::StatefulSession;
-use crate::wire::protobuf::{Any, Value};
-use crate::wire::router::Router;
-use crate::wire::{self, ads, any, boolean, scalar, uint};
+use crate::wire::{self, ads, boolean, scalar, uint};
 
 pub(super) fn encode(http: &HttpConnection, stat_prefix: &str, kind: ClientKind) -> HttpConnectionManager {
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
-        http_filters: encode_filters(&http.filters, kind),
+        http_filters: filters::encode(&http.filters, kind),
         route_specifier: Some(encode_routes(&http.routes, kind)),
         ..Default::default()
     };
@@ -85,75 +69,8 @@ fn encode_routes(routes: &RouteSource, kind: ClientKind) -> RouteSpecifier {
     }
 }
 
-fn encode_filters(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpFilter> {
-    let filter = |name: &str, config: Any| hcm::HttpFilter {
-        name: name.to_owned(),
-        config_type: Some(ConfigType::TypedConfig(config)),
-        ..Default::default()
-    };
-    let mut all = Vec::with_capacity(filters.len() + 2);
-    if kind != ClientKind::Grpc {
-        for (i, f) in filters.iter().enumerate() {
-            match f {
-                HttpFilter::Rbac(rbac) => {
-                    let rules = Some(policy::encode(rbac, kind));
-                    all.push(filter(HTTP_RBAC, any(&Rbac { rules, ..Default::default() })));
-                }
-                HttpFilter::Fault(fault) => {
-                    all.push(filter(FAULT, any(&retry::encode_fault(fault, kind))));
-                }
-                HttpFilter::ExtAuthz(authz) => {
-                    let mut asks = ext_authz::encode(authz);
-                    if let Some(only) = &authz.only {
-                        let (rbac, wanted) = shadow::encode(only, i, kind);
-                        all.push(filter(HTTP_RBAC, any(&rbac)));
-                        asks.filter_enabled_metadata = Some(wanted);
-                    }
-                    all.push(filter(&authz.name, any(&asks)));
-                }
-                HttpFilter::Tokens(tokens) => all.push(filter(JWT, any(&jwt::encode(tokens, kind)))),
-                // An Envoy refuses types that it does not know.
-                HttpFilter::RateLimit(_) | HttpFilter::GlobalLimit(_) if kind == ClientKind::Envoy => {}
-                HttpFilter::GlobalLimit(limits) => {
-                    all.push(filter(global_limit::GLOBAL_LIMIT, global_limit::encode(limits)))
-                }
-                HttpFilter::Concurrency(limit) => {
-                    all.push(filter(CONCURRENCY, any(&concurrency::encode(limit))));
-                }
-                HttpFilter::LocalLimit(limits) => {
-                    all.push(filter(&limits.name, local_limit::encode(&limits.own, kind)));
-                }
-                HttpFilter::RateLimit(limits) => {
-                    all.push(filter(rate_limit::RATE_LIMIT, rate_limit::encode(limits)))
-                }
-            }
-        }
-    }
-    // A route's faults need the filter to be there.
-    if kind == ClientKind::Envoy && !filters.iter().any(|f| matches!(f, HttpFilter::Fault(_))) {
-        all.push(filter(FAULT, any(&retry::encode_fault(&Fault::default(), kind))));
-    }
-    // So do its sessions.
-    if kind == ClientKind::Envoy {
-        all.push(filter(SESSION, any(&StatefulSession::default())));
-    }
-    // And its policy for other origins, which acts last.
-    if kind == ClientKind::Envoy {
-        all.push(filter(CORS, any(&Cors {})));
-    }
-    all.push(filter(ROUTER, any(&Router::default())));
-    all
-}
-
-/// The user objects behind what a filter chain has for requests, which ride on the chain.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Origins<'a> {
-    pub(super) policies: Option<&'a Value>,
-    pub(super) tokens: Option<&'a Value>,
-    pub(super) concurrency: Option<&'a Value>,
-}
-
-pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Decoded<HttpConnection> {
+/// `metadata` is the filter chain's.
+pub(super) fn decode(wire: &HttpConnectionManager, metadata: Option<&Metadata>) -> Decoded<HttpConnection> {
     note!(
         wire,
         add_user_agent,
@@ -199,7 +116,7 @@ pub(super) fn decode(wire: &HttpConnectionManager, origins: Origins<'_>) -> Deco
     let longest = duration_at(longest, "common_http_protocol_options.max_stream_duration")?;
     Ok(HttpConnection {
         routes,
-        filters: decode_filters(&wire.http_filters, &wire.stat_prefix, origins)?,
+        filters: filters::decode(&wire.http_filters, &wire.stat_prefix, metadata)?,
         codec: match CodecType::try_from(wire.codec_type) {
             Ok(CodecType::Auto) => Codec::Auto,
             Ok(CodecType::Http1) => Codec::Http1,
@@ -231,126 +148,4 @@ fn decode_tracing(wire: &hcm::http_connection_manager::Tracing) -> Decoded<Traci
     let random_sampling =
         wire.random_sampling.as_ref().map_or(Ok(100.0), percent).under("random_sampling")?;
     Ok(Tracing { random_sampling })
-}
-
-/// A filter that neither other filters nor rules of ours have to do with; nothing where it is none of these.
-fn decode_alone(
-    config: &Any,
-    filter: &hcm::HttpFilter,
-    stat_prefix: &str,
-) -> Option<Decoded<Option<HttpFilter>>> {
-    if is::<LocalRateLimit>(config) {
-        let scope = format!("{stat_prefix}|{}", filter.name);
-        let limits = local_limit::of_listener(config, &filter.name, &scope, filter.disabled);
-        return Some(limits.map(|limits| Some(HttpFilter::LocalLimit(Box::new(limits)))));
-    }
-    if filter.disabled {
-        return None;
-    }
-    Some(if global_limit::is(config) {
-        global_limit::decode(config).map(|limits| Some(HttpFilter::GlobalLimit(Box::new(limits))))
-    } else if rate_limit::is(config) {
-        rate_limit::decode(config).map(|limits| Some(HttpFilter::RateLimit(limits)))
-    } else if is::<HttpFault>(config) {
-        let fault = unpack(config).and_then(|fault: HttpFault| retry::decode_fault(&fault));
-        fault.map(|fault| Some(HttpFilter::Fault(fault)))
-    } else {
-        return None;
-    })
-}
-
-fn decode_filters(
-    wire: &[hcm::HttpFilter],
-    stat_prefix: &str,
-    origins: Origins<'_>,
-) -> Decoded<Vec<HttpFilter>> {
-    let mut filters = Vec::with_capacity(wire.len());
-    let (mut policies, mut known, mut gradients) = (0, 0, 0);
-    let mut shadows = Vec::new();
-    let mut routed = false;
-    for (i, filter) in wire.iter().enumerate() {
-        let field = format!("http_filters[{i}]");
-        if routed {
-            return flaw(field, "no filter may follow the router");
-        }
-        let config = match &filter.config_type {
-            Some(ConfigType::TypedConfig(config)) => Some(config),
-            _ => None,
-        };
-        let alone = config.and_then(|config| decode_alone(config, filter, stat_prefix));
-        if let Some(decoded) = alone {
-            filters.extend(decoded.under(format_args!("{field}.typed_config"))?);
-            continue;
-        }
-        match config {
-            // A route may enable it; an optional one may be left out only where nobody relies on it.
-            Some(config) if filter.disabled && extension::decides_access(&config.type_url) => {
-                return flaw(
-                    format_args!("{field}.disabled"),
-                    "a filter that decides access must not be disabled",
-                );
-            }
-            _ if filter.disabled => left_out("a disabled HTTP filter"),
-            Some(config) if is::<Router>(config) => routed = true,
-            Some(config) if is::<Rbac>(config) => {
-                let rbac: Rbac = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let rules = decode_rbac(&rbac, origins.policies, policies);
-                filters.extend(rules.under(format_args!("{field}.typed_config"))?.map(HttpFilter::Rbac));
-                shadows.extend(shadow::of(&rbac, policies));
-                policies += 1;
-            }
-            // The policy is the route's, and acts where there is one; so is a session.
-            Some(config) if is::<Cors>(config) => {}
-            Some(config) if is::<StatefulSession>(config) => session::of_listener(config).under(field)?,
-            Some(config) if is::<ExtAuthz>(config) => {
-                let authz: ExtAuthz = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let authz = ext_authz::decode(&authz, &shadows, origins.policies);
-                let mut authz = authz.under(format_args!("{field}.typed_config"))?;
-                authz.name.clone_from(&filter.name);
-                filters.push(HttpFilter::ExtAuthz(Box::new(authz)));
-            }
-            Some(config) if is::<JwtAuthentication>(config) => {
-                let tokens: JwtAuthentication = unpack(config).under(format_args!("{field}.typed_config"))?;
-                let tokens = jwt::decode(&tokens, origins.tokens, known);
-                known += 1;
-                let tokens = tokens.under(format_args!("{field}.typed_config"))?;
-                filters.push(HttpFilter::Tokens(Box::new(tokens)));
-            }
-            Some(config) if is::<AdaptiveConcurrency>(config) => {
-                let limit = concurrency::decode(config, filter_origin(origins.concurrency, gradients));
-                gradients += 1;
-                let limit = limit.under(format_args!("{field}.typed_config"))?;
-                filters.extend(limit.map(|limit| HttpFilter::Concurrency(Box::new(limit))));
-            }
-            Some(config) if extension::decides_access(&config.type_url) => {
-                return extension::unknown("HTTP filter", &filter.name, Some(config)).under(field);
-            }
-            _ if filter.is_optional => left_out("an unknown optional HTTP filter"),
-            _ if extension::is_meaningless(&filter.name) => {
-                left_out("an HTTP filter that means nothing here")
-            }
-            other => return extension::unknown("HTTP filter", &filter.name, other).under(field),
-        }
-    }
-    let asks = |filter: &HttpFilter| matches!(filter, HttpFilter::ExtAuthz(authz) if authz.only.is_some());
-    if filters.iter().filter(|filter| asks(filter)).count() < shadows.len() {
-        left_out("shadow_rules");
-    }
-    if !routed {
-        return flaw("http_filters", "must end with the router, envoy.filters.http.router");
-    }
-    Ok(filters)
-}
-
-fn decode_rbac(
-    wire: &Rbac,
-    origins: Option<&Value>,
-    index: usize,
-) -> Decoded<Option<outrigger_model::policy::Rbac>> {
-    note!(wire, shadow_matcher);
-    if wire.matcher.is_some() {
-        return flaw("matcher", "is not supported; use rules");
-    }
-    // No rules: nothing is enforced.
-    wire.rules.as_ref().map(|rules| policy::decode(rules, origins, index)).transpose().under("rules")
 }

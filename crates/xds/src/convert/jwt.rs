@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 
 use outrigger_model::ext_authz::FRAMING;
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::resource::Origin;
 use outrigger_model::token::{
     CLOCK_SKEW, ClaimHeader, JwtAuthn, JwtProvider, Requirement, TokenHeader, TokenRule,
 };
 
+use super::extension::{JWT, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
-use super::metadata::policy_origin;
+use super::metadata::{policies_value, policy_origin};
+use super::row::Row;
 use super::{note, route};
 use crate::kind::ClientKind;
+use crate::wire::any;
 use crate::wire::core::{DataSource, data_source::Specifier};
 use crate::wire::http_jwt::{self as wire, jwt_provider, jwt_requirement::RequiresType, requirement_rule};
 use crate::wire::protobuf::{Empty, Value};
@@ -19,7 +23,29 @@ use crate::wire::protobuf::{Empty, Value};
 /// Requirements inside each other.
 const DEEPEST: usize = 8;
 
-pub(super) fn encode(tokens: &JwtAuthn, kind: ClientKind) -> wire::JwtAuthentication {
+/// Under which the origins of providers ride on the chain.
+const ORIGINS: &str = "jwt_origins";
+
+pub(super) const ROW: Row = Row {
+    is: is::<wire::JwtAuthentication>,
+    read: |reading| {
+        let wire: wire::JwtAuthentication = unpack(reading.config)?;
+        let tokens = decode(&wire, reading.origins(ORIGINS), reading.index)?;
+        Ok(Some(HttpFilter::Tokens(Box::new(tokens))))
+    },
+    reads_disabled: false,
+    write: |filter, out| {
+        if let HttpFilter::Tokens(tokens) = filter {
+            out.push(JWT, any(&encode(tokens, out.kind)));
+        }
+    },
+    origins: |filter| match filter {
+        HttpFilter::Tokens(tokens) => Some((ORIGINS, policies_value(origins(tokens)))),
+        _ => None,
+    },
+};
+
+fn encode(tokens: &JwtAuthn, kind: ClientKind) -> wire::JwtAuthentication {
     wire::JwtAuthentication {
         providers: tokens.providers.iter().map(|(name, one)| (name.clone(), encode_provider(one))).collect(),
         rules: tokens.rules.iter().map(|rule| encode_rule(rule, kind)).collect(),
@@ -97,7 +123,7 @@ fn encode_requirement(requires: &Requirement) -> wire::JwtRequirement {
 }
 
 /// The user objects of the providers, which ride on the chain as those of policies do.
-pub(super) fn origins(tokens: &JwtAuthn) -> BTreeMap<&String, &Origin> {
+fn origins(tokens: &JwtAuthn) -> BTreeMap<&String, &Origin> {
     tokens.providers.iter().filter_map(|(name, provider)| Some((name, provider.origin.as_ref()?))).collect()
 }
 

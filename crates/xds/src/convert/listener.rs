@@ -162,7 +162,7 @@ fn decode_api(wire: &ApiListener) -> Decoded<HttpConnection> {
     match &wire.api_listener {
         Some(config) if is::<HttpConnectionManager>(config) => {
             let manager: HttpConnectionManager = unpack(config).under("api_listener")?;
-            http::decode(&manager, http::Origins::default()).under("api_listener")
+            http::decode(&manager, None).under("api_listener")
         }
         _ => flaw("api_listener", "must be an HTTP connection manager"),
     }

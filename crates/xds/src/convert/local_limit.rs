@@ -4,12 +4,14 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::local_limit::{Bucket, LocalLimit, LocalLimits};
 use outrigger_model::rate_limit::RateLimit;
 
 use super::cors::decode_fraction;
-use super::extension::unpack;
+use super::extension::{is, unpack};
 use super::flaw::{Decoded, Under, flaw};
+use super::row::{Row, nothing};
 use super::value::{duration_at, fraction, uint_or};
 use super::{headers, note};
 use crate::kind::ClientKind;
@@ -21,8 +23,25 @@ use crate::wire::{any, duration, uint};
 
 const TOO_MANY_REQUESTS: u16 = 429;
 
+pub(super) const ROW: Row = Row {
+    is: is::<LocalRateLimit>,
+    read: |reading| {
+        let filter = reading.filter;
+        let scope = format!("{}|{}", reading.stat_prefix, filter.name);
+        let limits = of_listener(reading.config, &filter.name, &scope, filter.disabled)?;
+        Ok(Some(HttpFilter::LocalLimit(Box::new(limits))))
+    },
+    reads_disabled: true,
+    write: |filter, out| {
+        if let HttpFilter::LocalLimit(limits) = filter {
+            out.push(&limits.name, encode(&limits.own, out.kind));
+        }
+    },
+    origins: nothing,
+};
+
 /// The filter of a listener; `scope` tells its bucket from others. A disabled one acts where a route has something for it.
-pub(super) fn of_listener(config: &Any, name: &str, scope: &str, disabled: bool) -> Decoded<LocalLimits> {
+fn of_listener(config: &Any, name: &str, scope: &str, disabled: bool) -> Decoded<LocalLimits> {
     let own = if disabled { LocalLimit::off() } else { decode(config, &scope, false)? };
     Ok(LocalLimits { name: name.to_owned(), own })
 }

@@ -108,25 +108,20 @@ fn origin(value: &Value) -> Option<Origin> {
 pub(super) fn origins_value<'a>(
     filters: impl Iterator<Item = BTreeMap<&'a String, &'a Origin>>,
 ) -> Option<Value> {
-    let filters: Vec<_> = filters
-        .enumerate()
-        .filter(|(_, origins)| !origins.is_empty())
-        .map(|(i, origins)| {
-            (i.to_string(), map(origins.into_iter().map(|(name, o)| (name.clone(), origin_value(o)))))
-        })
-        .collect();
+    let filters =
+        filters.enumerate().filter_map(|(i, origins)| Some((i.to_string(), policies_value(origins)?)));
+    let filters: Vec<_> = filters.collect();
     (!filters.is_empty()).then(|| map(filters))
 }
 
-/// Origins of filters that are one rule's each, by the position of the filter among those of its kind.
-pub(super) fn filters_value<'a>(filters: impl Iterator<Item = Option<&'a Origin>>) -> Option<Value> {
-    let with_origin =
-        filters.enumerate().filter_map(|(i, origin)| Some((i.to_string(), origin_value(origin?))));
-    let filters: Vec<_> = with_origin.collect();
-    (!filters.is_empty()).then(|| map(filters))
+/// Those of one filter; nothing where it has none.
+pub(super) fn policies_value(origins: BTreeMap<&String, &Origin>) -> Option<Value> {
+    let said: Vec<_> =
+        origins.into_iter().map(|(name, origin)| (name.clone(), origin_value(origin))).collect();
+    (!said.is_empty()).then(|| map(said))
 }
 
-/// The reverse of [`filters_value`] for one filter.
+/// That of one filter that is one rule's, by its position among those of its kind.
 pub(super) fn filter_origin(origins: Option<&Value>, filter: usize) -> Option<Origin> {
     origin(as_map(origins?)?.get(&filter.to_string())?)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::rate_limit::{Algorithm, By, MOST_LIMITS, RateLimit};
 use outrigger_model::resource::Origin;
 use outrigger_model::route::RouteMatch;
@@ -9,19 +10,30 @@ use prost::Message;
 
 use super::flaw::{Decoded, Flaw, Under, each, flaw};
 use super::route;
+use super::row::{Row, nothing};
 use crate::kind::ClientKind;
 use crate::wire::own::{self, by::What, rate_limit::Algorithm as Wire};
 use crate::wire::protobuf::Any;
 use crate::wire::route::RouteMatch as WireMatch;
 
-pub(super) const RATE_LIMIT: &str = "outrigger.rate_limit";
+const RATE_LIMIT: &str = "outrigger.rate_limit";
 const URL: &str = "type.googleapis.com/outrigger.v1.RateLimits";
 
-pub(super) fn is(config: &Any) -> bool {
-    config.type_url == URL
-}
+pub(super) const ROW: Row = Row {
+    is: |config| config.type_url == URL,
+    read: |reading| decode(reading.config).map(|limits| Some(HttpFilter::RateLimit(limits))),
+    reads_disabled: false,
+    write: |filter, out| match filter {
+        // An Envoy refuses types that it does not know.
+        HttpFilter::RateLimit(limits) if out.kind != ClientKind::Envoy => {
+            out.push(RATE_LIMIT, encode(limits))
+        }
+        _ => {}
+    },
+    origins: nothing,
+};
 
-pub(super) fn encode(limits: &[RateLimit]) -> Any {
+fn encode(limits: &[RateLimit]) -> Any {
     let limits = limits.iter().map(encode_one).collect();
     Any { type_url: URL.to_owned(), value: own::RateLimits { limits }.encode_to_vec() }
 }
@@ -72,7 +84,7 @@ pub(super) fn encode_by(by: &By) -> own::By {
     own::By { what: Some(what) }
 }
 
-pub(super) fn decode(config: &Any) -> Decoded<Vec<RateLimit>> {
+fn decode(config: &Any) -> Decoded<Vec<RateLimit>> {
     let wire = own::RateLimits::decode(config.value.as_slice())
         .map_err(|error| Flaw::new(format!("malformed protobuf: {error}")))?;
     if wire.limits.len() > MOST_LIMITS {

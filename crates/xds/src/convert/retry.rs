@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use outrigger_model::listener::HttpFilter;
 use outrigger_model::route::{
     Fault, FaultAbort, FaultDelay, FaultStatus, HeaderMatch, RateLimitedBackOff, ResetHeader, RetryOn,
     RetryPolicy,
 };
 
-use super::extension::{is, unpack};
+use super::extension::{FAULT, is, unpack};
 use super::flaw::{Decoded, Under, each, flaw};
+use super::row::{Row, nothing};
 use super::value::{duration, duration_at, fraction, percent_of_fraction, positive_or, status, uint_or};
 use super::{headers, left_out, matcher, note};
 use crate::kind::ClientKind;
@@ -189,6 +191,21 @@ fn decode_back_off(wire: &retry_policy::RetryBackOff) -> Decoded<(Duration, Dura
     }
     Ok((base, longest))
 }
+
+pub(super) const FAULT_ROW: Row = Row {
+    is: is::<HttpFault>,
+    read: |reading| {
+        let fault: HttpFault = unpack(reading.config)?;
+        Ok(Some(HttpFilter::Fault(decode_fault(&fault)?)))
+    },
+    reads_disabled: false,
+    write: |filter, out| {
+        if let HttpFilter::Fault(fault) = filter {
+            out.push(FAULT, any(&encode_fault(fault, out.kind)));
+        }
+    },
+    origins: nothing,
+};
 
 pub(super) fn encode_fault(fault: &Fault, kind: ClientKind) -> HttpFault {
     // Envoy refuses a delay of zero.

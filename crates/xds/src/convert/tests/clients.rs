@@ -268,15 +268,12 @@ fn an_envoy_judges_the_same_path_and_takes_the_same_upgrades() {
     // Who says nothing gets our default; who says so, nothing.
     let mut silent = hcm::HttpConnectionManager { normalize_path: None, upgrade_configs: Vec::new(), ..wire };
     silent.path_with_escaped_slashes_action = 0;
-    let told = http::decode(&silent, http::Origins::default()).unwrap();
+    let told = http::decode(&silent, None).unwrap();
     assert_eq!((told.path, told.upgrades), (PathNormalization::MERGE_SLASHES, vec!["websocket".to_owned()]));
     silent.normalize_path = wire::boolean(false);
-    assert_eq!(http::decode(&silent, http::Origins::default()).unwrap().path, PathNormalization::NONE);
+    assert_eq!(http::decode(&silent, None).unwrap().path, PathNormalization::NONE);
     silent.path_with_escaped_slashes_action = Slashes::UnescapeAndRedirect as i32;
-    assert_eq!(
-        http::decode(&silent, http::Origins::default()).unwrap_err().field,
-        "path_with_escaped_slashes_action"
-    );
+    assert_eq!(http::decode(&silent, None).unwrap_err().field, "path_with_escaped_slashes_action");
 }
 
 #[test]
