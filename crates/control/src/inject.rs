@@ -269,15 +269,17 @@ fn passing_by(pod: &Value) -> Option<String> {
     let of = |value: &Value| value["securityContext"]["runAsUser"].as_u64();
     let all = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
     let all = all.filter(|container| ![SIDECAR, VALIDATION].iter().any(|own| container["name"] == *own));
-    let mut own = all.filter(|container| of(container).or(of(spec)) == Some(containers::UID));
+    let mut own = all.filter(|container| of(container).or(of(spec)) == Some(UID));
     own.next().map(|container| {
         format!(
-            "container {} runs as user {}, which is the sidecar's: what it sends is not intercepted; give it another runAsUser",
-            container["name"],
-            containers::UID
+            "container {} runs as user {UID}, which is the sidecar's: what it sends is not intercepted; give it another runAsUser",
+            container["name"]
         )
     })
 }
+
+/// The sidecar's user and group, whose connections the rules let pass.
+const UID: u64 = 1337;
 
 /// Why what has this can have no sidecar, whoever asks for one: a Pod, or what is laid over one.
 fn impossible(spec: &Value) -> Option<String> {

@@ -14,12 +14,10 @@ use json_patch::merge;
 use serde_json::{Value, json};
 
 use super::wishes::Wishes;
-use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, VALIDATION, list};
+use super::{Fields, INIT, InjectError, InjectSettings, SIDECAR, UID, VALIDATION, list};
 use crate::canonical::BOOTSTRAP;
 use crate::service_accounts::AUDIENCE;
 
-/// The sidecar's user and group, whose connections the rules let pass.
-pub(super) const UID: u64 = 1337;
 pub(super) const METRICS_PORT: u16 = 15020;
 pub(super) const HEALTH_PORT: u16 = 15021;
 

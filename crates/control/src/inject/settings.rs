@@ -216,7 +216,7 @@ impl InjectSettings {
             bail!(
                 "sidecar.securityContext.runAsUser: must stay {}, by which the rules of interception know the sidecar's own connections: as another \
                  user it would be brought its own",
-                super::containers::UID
+                super::UID
             );
         }
         if !self.resources.is_object() {
