@@ -5,6 +5,7 @@ mod ends;
 mod mesh;
 mod outside;
 mod policy;
+mod revoked;
 mod rig;
 mod slips;
 mod speakers;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::BytesMut;
+use outrigger_identity::CredentialStore;
 use outrigger_model::grpc;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
@@ -121,7 +122,8 @@ async fn attempt(
     };
     let mut live = Live::send(&mut out, &call.cluster, endpoint, leased)?;
     live.cells.attempt();
-    let result = exchange(&mut live, body, call.head.method() == "HEAD", call.most).await;
+    let wanted = (call.head.method() == "HEAD", call.most);
+    let result = exchange(&mut live, body, wanted, &pools.way().credentials).await;
     match &result {
         Ok(_) => live.recycle(pools, Instant::now()),
         Err(_) => *stale = live.is_stale(),
@@ -146,13 +148,19 @@ pub(crate) fn word_of_sidecar(head: &ResponseHead, address: SocketAddr) -> Failu
     }
 }
 
-async fn exchange(live: &mut Live, body: &mut Body, is_head: bool, most: usize) -> Result<Answer, Failure> {
-    live.until_head(body).await?;
+async fn exchange(
+    live: &mut Live,
+    body: &mut Body,
+    (is_head, most): (bool, usize),
+    credentials: &CredentialStore,
+) -> Result<Answer, Failure> {
+    live.until_head(body, credentials).await?;
     live.note_head(Instant::now());
     live.begin_response(is_head)?;
     let mut answer =
         Answer { head: ResponseHead::absent(), body: BytesMut::new(), cut: false, trailers: None };
     poll_fn(|cx| {
+        live.trusted(credentials)?;
         live.poll_upload(cx, body)?;
         loop {
             match ready!(live.body.poll_chunk(cx)).map_err(|error| cut_off(&error))? {

@@ -30,9 +30,7 @@ pub async fn until_head(
     let mut idle = Idle::new(ctx);
     let mut parked = None;
     let result = poll_fn(|cx| {
-        if !live.upload.is_over() {
-            trusted(ctx, live)?;
-        }
+        trusted(ctx, live)?;
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(Err(failure));
         }
@@ -74,7 +72,6 @@ pub async fn deliver(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), Fa
         live.open_tunnel();
         ctx.open_tunnel();
     }
-    trusted(ctx, live)?;
     let Some(responder) = ctx.responder.take() else { return Ok(()) };
     let drain = ctx.conn.takes_leave();
     let ended = live.body.is_end();
@@ -148,13 +145,10 @@ async fn finish_upload(ctx: &mut RequestCtx<'_>, live: &mut Live) -> Result<(), 
     .await
 }
 
-/// Not a byte goes on to, or comes from, whom nobody trusts any more.
+/// As [`Live::trusted`]; whoever is not is told of.
 #[inline]
-fn trusted(ctx: &RequestCtx<'_>, live: &Live) -> Result<(), Failure> {
-    match live.proof() {
-        Some(proof) => proof.stands(&ctx.conn.worker.process.credentials).inspect_err(untrusted),
-        None => Ok(()),
-    }
+pub(super) fn trusted(ctx: &RequestCtx<'_>, live: &Live) -> Result<(), Failure> {
+    live.trusted(&ctx.conn.worker.process.credentials).inspect_err(untrusted)
 }
 
 #[cold]

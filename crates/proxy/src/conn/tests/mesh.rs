@@ -1,9 +1,8 @@
 //! Two sidecars: mTLS between them, secure naming, PERMISSIVE and STRICT.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use outrigger_identity::{PeerExpectation, Revoked, TrustBundle, client_config};
+use outrigger_identity::{PeerExpectation, client_config};
 use outrigger_model::endpoint::Workload;
 use outrigger_model::listener::{Direction, HttpConnection, RouteSource, Terminal, TransportMatch};
 use outrigger_model::resource::Resource;
@@ -12,8 +11,7 @@ use outrigger_model::route::{
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -207,7 +205,7 @@ pub(super) fn forwarding(cluster: &str) -> Terminal {
 }
 
 /// Does the same with every request.
-fn http(action: RouteAction) -> Terminal {
+pub(super) fn http(action: RouteAction) -> Terminal {
     let route = Route { name: "all".into(), matches: RouteMatch::any(), action, ..Route::default() };
     let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
     let routes = RouteConfig { name: "r".into(), virtual_hosts: vec![host] };
@@ -260,184 +258,6 @@ async fn a_server_may_speak_first_inside_of_mesh_tls() {
         assert_eq!(&greeting, b"220 ready");
     })
     .await;
-}
-
-/// A client whose calls cross two sidecars to the application of `stock`.
-struct Path {
-    authority: outrigger_identity::Authority,
-    _inbound: Rig,
-    outbound: Rig,
-    client: TcpStream,
-    /// Of the certificate of `stock`.
-    serial: String,
-}
-
-impl Path {
-    async fn to(app: SocketAddr) -> Self {
-        let authority = authority();
-        let store = credentials(&authority, "stock");
-        let serial = store.load().certificate.as_ref().unwrap().serial().to_owned();
-        let mut inbound = Rig::new(|process| process.credentials = store);
-        let address = inbound.inbound(app);
-        let chains = vec![mesh_chain("mtls-tcp", &[], Vec::new())];
-        inbound.apply([app_cluster(), listener("in", Direction::Inbound, Some(address), chains)]);
-        let store = credentials(&authority, "web");
-        let mut outbound = Rig::new(|process| process.credentials = store);
-        let chains = vec![chain("http", TransportMatch::Any, &[], forwarding("stock"))];
-        outbound.apply([
-            Resource::Cluster(cluster("stock", vec![endpoint(address, Some(id("stock")))])),
-            listener("out", Direction::Outbound, None, chains),
-            destination("stock.shop:8080", "out"),
-        ]);
-        let client = TcpStream::connect(outbound.outbound("stock.shop:8080")).await.unwrap();
-        Self { authority, _inbound: inbound, outbound, client, serial }
-    }
-
-    async fn head(&mut self) -> String {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            head += &read(&mut self.client, 1).await;
-        }
-        head
-    }
-
-    /// As `stock` is revoked: by its identity, or its one certificate.
-    fn stock(&self, by_serial: bool) -> String {
-        if by_serial { format!("serial:{}", self.serial) } else { id("stock").as_str().to_owned() }
-    }
-
-    /// The caller hears that this is revoked.
-    fn revoke(&self, entry: &str) {
-        let list = Revoked::parse([entry]).unwrap();
-        let bundle = TrustBundle::clone(&self.authority.bundle()).with_revoked(Arc::new(list));
-        self.outbound.worker.process.credentials.replace_bundle(Arc::new(bundle));
-    }
-
-    /// Why what went on has ended.
-    async fn is_over(&mut self, stock: &str) {
-        let error = self.outbound.line().await["error"].to_string();
-        assert!(error.contains("sa/stock is revoked") && error.contains(stock), "{error}");
-    }
-}
-
-/// Another protocol on a connection of HTTP is a tunnel as one of bytes is.
-#[tokio::test]
-async fn a_websocket_ends_when_the_server_that_it_reached_is_revoked() {
-    for by_serial in [false, true] {
-        local(async {
-            let mut path = Path::to(switching().await).await;
-            let upgrade =
-                b"GET / HTTP/1.1\r\nHost: stock\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-            path.client.write_all(upgrade).await.unwrap();
-            let head = path.head().await;
-            assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-            let stock = path.stock(by_serial);
-            for revoked in [id("load").as_str(), &stock] {
-                path.client.write_all(b"?").await.unwrap();
-                assert_eq!(read(&mut path.client, 1).await, "?");
-                path.revoke(revoked);
-            }
-            let mut rest = Vec::new();
-            let ended = timeout(LONG, path.client.read_to_end(&mut rest)).await.expect("still open");
-            assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{rest:?}");
-            path.is_over(&stock).await;
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn a_download_ends_when_the_server_that_it_comes_from_is_revoked() {
-    for by_serial in [false, true] {
-        local(async {
-            let mut path = Path::to(streaming().await).await;
-            path.client.write_all(b"GET / HTTP/1.1\r\nHost: stock\r\n\r\n").await.unwrap();
-            let head = path.head().await;
-            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-            let stock = path.stock(by_serial);
-            for revoked in [id("load").as_str(), &stock] {
-                // It is among chunks.
-                while read(&mut path.client, 1).await != "?" {}
-                path.revoke(revoked);
-            }
-            let mut rest = Vec::new();
-            let _ = timeout(LONG, path.client.read_to_end(&mut rest)).await.expect("still open");
-            // Of chunks the end of the connection makes no whole, be it as clean as it may.
-            assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
-            path.is_over(&stock).await;
-        })
-        .await;
-    }
-}
-
-#[tokio::test]
-async fn an_upload_ends_when_the_server_that_it_goes_to_is_revoked() {
-    local(async {
-        let (app, come) = taking().await;
-        let mut path = Path::to(app).await;
-        let post = b"POST / HTTP/1.1\r\nHost: stock\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n?\r\n";
-        path.client.write_all(post).await.unwrap();
-        timeout(LONG, come).await.expect("nothing comes").unwrap();
-        path.revoke(&path.stock(true));
-        path.client.write_all(b"1\r\n!\r\n").await.unwrap();
-        let head = path.head().await;
-        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
-        let stock = path.stock(true);
-        path.is_over(&stock).await;
-    })
-    .await;
-}
-
-/// An application that takes everything and answers nothing; it says when the first `?` has come.
-async fn taking() -> (SocketAddr, tokio::sync::oneshot::Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (has_come, come) = tokio::sync::oneshot::channel();
-    tokio::task::spawn_local(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        while read(&mut stream, 1).await != "?" {}
-        has_come.send(()).unwrap();
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-    });
-    (address, come)
-}
-
-/// An application whose answer goes on for ever.
-async fn streaming() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            head += &read(&mut stream, 1).await;
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-        // As much as is taken.
-        while stream.write_all(b"?").await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    });
-    address
-}
-
-/// An application that switches to what it is asked for, and sends back what comes then.
-async fn switching() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            head += &read(&mut stream, 1).await;
-        }
-        let switched =
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-        stream.write_all(switched.as_bytes()).await.unwrap();
-        let (mut from, mut to) = stream.split();
-        let _ = tokio::io::copy(&mut from, &mut to).await;
-    });
-    address
 }
 
 #[tokio::test]

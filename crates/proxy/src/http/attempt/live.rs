@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::ResponseFuture;
+use outrigger_identity::CredentialStore;
 use outrigger_telemetry::trace::SpanRecord;
 use tokio::time::Instant;
 
@@ -173,6 +174,15 @@ impl Live {
             Lease::H2(lease) => lease.state.proof(),
             Lease::Returned => None,
         }
+    }
+
+    /// Not a byte goes on to, or comes from, whom nobody trusts any more.
+    ///
+    /// # Errors
+    /// It is trusted no longer.
+    #[inline]
+    pub fn trusted(&self, credentials: &CredentialStore) -> Result<(), Failure> {
+        self.proof().map_or(Ok(()), |proof| proof.stands(credentials))
     }
 
     /// Nobody wants the response. If its body is short and here already, its connection serves on.

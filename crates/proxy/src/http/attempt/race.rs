@@ -34,7 +34,7 @@ use crate::http::body::{Body, REPLAY_LIMIT};
 use crate::http::breakage::client_gone;
 use crate::http::context::RequestCtx;
 use crate::http::duration;
-use crate::http::exchange::{clocks, follow};
+use crate::http::exchange::{clocks, follow, trusted};
 use crate::http::h1::Framing;
 use crate::http::head::Trailers;
 use crate::http::timeout::Clock;
@@ -224,6 +224,9 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
             self.first = First::Sent;
         }
         let (First::Sent, Some(live)) = (&self.first, slot.as_mut()) else { return Poll::Pending };
+        if let Err(failure) = trusted(ctx, live) {
+            return self.first_failed(ctx, slot, failure);
+        }
         if let Err(failure) = live.poll_upload(cx, &mut ctx.body) {
             return Poll::Ready(End::All(failure));
         }
@@ -480,18 +483,6 @@ impl<B: Fn(&Live) -> bool> Race<'_, '_, B> {
         turned::told(ctx, turned);
         if let Some(pass) = sent.pass {
             turned::keep(ctx, pass);
-        }
-    }
-}
-
-impl Rival {
-    fn tell(&mut self, plan: &Plan<'_>, outcome: Outcome, live: Option<&mut Live>) {
-        let mut sent = Sent { endpoint: &self.endpoint, since: self.since, pass: self.pass.take() };
-        let turned = sent.tell(plan, outcome, live);
-        if let Some(span) = self.span.as_mut().filter(|_| !turned.is_nothing()) {
-            // Its span is still open.
-            span.finish();
-            turned::note(span, turned);
         }
     }
 }

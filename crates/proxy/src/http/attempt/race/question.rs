@@ -73,7 +73,7 @@ impl Question {
             let mut live = Live::send(&mut out, cluster, endpoint, leased)?;
             live.upload.count_messages(is_grpc);
             live.cells.attempt();
-            match live.until_head(&mut self.body).await {
+            match live.until_head(&mut self.body, &pools.way().credentials).await {
                 // What it has not taken by now comes from the client's own body, if it is the one that is taken.
                 Ok(()) => return Ok(live),
                 Err(_) if !fresh && live.is_stale() => {
