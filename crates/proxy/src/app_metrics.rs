@@ -30,8 +30,10 @@ use tokio::time::timeout;
 
 use crate::app_health::{driven, localhost, to_application};
 use merge::{Reader, merged};
+use ours::is_ours;
 
 mod merge;
+mod ours;
 
 /// The application's page.
 const MOST: usize = 8 << 20;
@@ -177,7 +179,7 @@ impl Application {
 
     async fn page(&self, registry: &Registry, asked: &HeaderMap) -> AdminResponse {
         let patience = patience(asked);
-        let theirs = timeout(patience, self.theirs(registry, asked, patience)).await;
+        let theirs = timeout(patience, self.theirs(asked, patience)).await;
         let theirs = theirs.unwrap_or(Err(Missing::Late(patience)));
         let outcome = theirs.as_ref().map_or_else(Missing::outcome, |_| "merged");
         self.scrapes.with([outcome]).inc();
@@ -190,30 +192,22 @@ impl Application {
                 "the application's metrics (port {port}, {path}) are left out: {missing}"
             );
         }
-        match theirs {
-            Ok((page, theirs)) => written(page, Some(theirs)),
-            Err(_) => written(registry.page(), None),
-        }
+        written(registry.page(), theirs.ok())
     }
 
-    /// Our page, and the application's lines as they may stand behind it. What is judged has its turn and its room as long as it lasts,
-    /// whoever still waits for it.
-    async fn theirs(
-        &self,
-        registry: &Registry,
-        asked: &HeaderMap,
-        patience: Duration,
-    ) -> Result<(Page, Theirs), Missing> {
+    /// The application's lines as they may stand behind ours. What is judged has its turn and its room as long as it lasts, whoever still
+    /// waits for it.
+    async fn theirs(&self, asked: &HeaderMap, patience: Duration) -> Result<Theirs, Missing> {
         // Never closed; and who has none goes on without.
         let turn = self.turns.clone().acquire_owned().await;
         let Answer { format, content_type, text } = self.ask(takes_open_metrics(asked), patience).await?;
         let place = self.hold(&text)?;
-        let (page, reader) = (registry.page(), Reader { format, any_names: takes_any_names(asked) });
+        let reader = Reader { format, any_names: takes_any_names(asked) };
         // The control runtime has one thread, and a long page takes a while.
         let judged = tokio::task::spawn_blocking(move || -> Result<_, Missing> {
             let _turn = turn;
-            let lines = merged(&text, reader, |name| page.holds(name)).map_err(Missing::Unreadable)?;
-            Ok((page, Theirs { format, content_type, lines, place }))
+            let lines = merged(&text, reader, is_ours).map_err(Missing::Unreadable)?;
+            Ok(Theirs { format, content_type, lines, place })
         });
         judged.await.unwrap_or_else(|error| Err(Missing::Unreadable(error.to_string())))
     }

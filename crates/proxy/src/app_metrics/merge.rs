@@ -1,5 +1,5 @@
 //! The application's page line by line. One line that a scraper cannot read would cost it the whole page, ours too, so all must be readable;
-//! and a family that is ours stays ours.
+//! and a family that is ours stays ours, whether there is anything in it yet or not.
 //!
 //! What Prometheus reads is less than both formats' specifications say, and of OpenMetrics not a blank more: that is what holds here.
 

@@ -62,6 +62,13 @@ async fn scrape(application: &Application, registry: &Registry, asked: &HeaderMa
 #[tokio::test]
 async fn a_page_has_ours_and_the_application_s_but_nothing_of_ours_that_it_says() {
     let theirs = "# TYPE process_threads gauge\nprocess_threads 4\nistio_requests_total 1000\n";
+    // What of ours has no sample yet, and what is not on a page before the application's is judged.
+    let early = "# TYPE outrigger_app_metrics_up gauge\noutrigger_app_metrics_up 1000 99999999999999\n\
+        # TYPE istio_request_bytes histogram\nistio_request_bytes_bucket{le=\"+Inf\"} 1000\n\
+        istio_tcp_sent_bytes_total 1000\noutrigger_metrics_left_out 1000\n";
+    // What is not ours, of their kinds.
+    let others = "istio_agent_starts_total 3\nenvoy_cluster_assignment_stale 5\n";
+    let theirs = &format!("{theirs}{early}{others}");
     let (app, registry) = (App::saying("text/plain; version=0.0.4", theirs).await, registry());
     let application = app.application(&registry);
     let stranger = asking(&[
@@ -72,10 +79,12 @@ async fn a_page_has_ours_and_the_application_s_but_nothing_of_ours_that_it_says(
     let (content_type, text) = scrape(&application, &registry, &stranger).await;
     assert_eq!(content_type, page::CONTENT_TYPE);
     assert!(text.contains("\nistio_requests_total 7\n") && !text.contains("1000"), "{text}");
-    assert!(
-        text.ends_with("\nprocess_threads 4\n") && text.contains("outrigger_app_metrics_up 1\n"),
-        "{text}"
-    );
+    let theirs =
+        format!("outrigger_app_metrics_up 1\n# TYPE process_threads gauge\nprocess_threads 4\n{others}");
+    assert!(text.ends_with(&theirs), "{text}");
+    for once in ["# TYPE outrigger_app_metrics_up ", "\noutrigger_app_metrics_up "] {
+        assert_eq!(text.matches(once).count(), 1, "{once}: {text}");
+    }
     let heard = app.heard.lock().unwrap().concat().to_lowercase();
     assert!(heard.starts_with("get /m?x=1 http/1.1\r\n"), "{heard}");
     assert!(heard.contains("accept: text/plain;version=0.0.4") && !heard.contains("openmetrics"), "{heard}");

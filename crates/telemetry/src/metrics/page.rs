@@ -138,15 +138,6 @@ impl Page {
         Family { name: &family.name, samples: &mut family.samples, room: &mut self.room }
     }
 
-    /// Whether there is a family here that a sample of this name, or its own lines, would belong to.
-    pub fn holds(&self, name: &str) -> bool {
-        let is = |name: &str, kind: fn(Kind) -> bool| {
-            self.by_name.get(name).is_some_and(|at| kind(self.families[*at].kind))
-        };
-        let of_histogram = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end));
-        is(name, |_| true) || of_histogram.is_some_and(|name| is(name, |kind| kind == Kind::Histogram))
-    }
-
     /// The text of the page.
     pub fn finish(self) -> String {
         self.finish_as(Format::Text)
@@ -463,12 +454,6 @@ mod tests {
         page.counter("calls_total", "Say \"calls\".").sample([("a", "b")], 1_u64);
         page.counter("envoy_cluster_upstream_rq_xx", "Odd.").sample((), 2_u64);
         page.histogram("took", "Took.").sample_with_bounds((), &[1.0], &[1, 0], 0.5);
-        for held in ["calls_total", "took", "took_bucket", "took_sum", "took_count"] {
-            assert!(page.holds(held), "{held}");
-        }
-        for other in ["calls", "calls_total_count", "taken", "took_max", ""] {
-            assert!(!page.holds(other), "{other}");
-        }
         assert_eq!(
             page.finish_as(Format::OpenMetrics),
             "# HELP calls Say \\\"calls\\\".\n# TYPE calls counter\ncalls_total{a=\"b\"} 1\n\
