@@ -81,7 +81,7 @@ impl Reader {
         if line.trim_ascii().is_empty() {
             return Some(Line::Nothing);
         }
-        match line.strip_prefix('#') {
+        match self.blanks(line).strip_prefix('#') {
             None => self.sample(line).map(Line::Of),
             Some(remark) => self.remark(remark),
         }

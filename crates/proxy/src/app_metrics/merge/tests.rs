@@ -21,6 +21,8 @@ const READ_AS_TEXT: &[&str] = &[
     "# HELP a",
     "# HELP a ",
     "# HELP a x\r",
+    "  # HELP a x",
+    "\t# TYPE a counter",
     "#\tHELP\ta\tx",
     "# TYPE a untyped",
     "# TYPE  a summary",
@@ -74,6 +76,7 @@ const REFUSED_AS_TEXT: &[&str] = &[
     "{\"a.b\"} 1",
     "{b=\"c\"} 1",
     "# TYPE a number",
+    "  # TYPE a nonsense",
     "# TYPE a info",
     "# TYPE a unknown",
     "# TYPE a counter ",
@@ -162,9 +165,18 @@ fn what_a_scraper_reads_is_kept_as_it_is() {
 
 #[test]
 fn what_says_nothing_of_a_metric_is_left_out() {
-    for line in
-        ["", "  ", "\r", "# a remark", "#x", "# HELP", "# HELPa", "#TYPE a number", "# UNIT a seconds"]
-    {
+    for line in [
+        "",
+        "  ",
+        "\r",
+        "# a remark",
+        " # x",
+        "#x",
+        "# HELP",
+        "# HELPa",
+        "#TYPE a number",
+        "# UNIT a seconds",
+    ] {
         assert_eq!(lines(&page(line, TEXT), TEXT).unwrap(), "ok 1\n", "{line}");
     }
     // Some of it costs a scraper of OpenMetrics the page.
