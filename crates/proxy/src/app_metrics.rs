@@ -200,9 +200,11 @@ impl Application {
     async fn theirs(&self, asked: &HeaderMap, patience: Duration) -> Result<Theirs, Missing> {
         // Never closed; and who has none goes on without.
         let turn = self.turns.clone().acquire_owned().await;
-        let Answer { format, content_type, text } = self.ask(takes_open_metrics(asked), patience).await?;
+        let any_names = takes_any_names(asked);
+        let accept = accept(takes_open_metrics(asked), any_names);
+        let Answer { format, content_type, text } = self.ask(accept, patience).await?;
         let place = self.hold(&text)?;
-        let reader = Reader { format, any_names: takes_any_names(asked) };
+        let reader = Reader { format, any_names };
         // The control runtime has one thread, and a long page takes a while.
         let judged = tokio::task::spawn_blocking(move || -> Result<_, Missing> {
             let _turn = turn;
@@ -218,15 +220,9 @@ impl Application {
         self.held.clone().try_acquire_many_owned(size).map_err(|_| Missing::Busy)
     }
 
-    async fn ask(&self, open_metrics: bool, patience: Duration) -> Result<Answer, Missing> {
+    async fn ask(&self, accept: &'static str, patience: Duration) -> Result<Answer, Missing> {
         let Section { port, address, path, tls } = &self.section;
         let (address, tcp) = self.connect(SocketAddr::new(*address, *port)).await?;
-        let accept = match open_metrics {
-            true => {
-                "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-            }
-            false => "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-        };
         let request = Request::get(path.as_str())
             .header(header::HOST, address.to_string())
             .header(header::CONNECTION, "close")
@@ -327,6 +323,24 @@ fn format(headers: &HeaderMap) -> Result<(Format, HeaderValue), Missing> {
         Ok((Format::OpenMetrics, said))
     } else {
         Err(Missing::Unreadable(format!("its content type is {said:?}")))
+    }
+}
+
+/// What the application may answer with. Whoever is not told that names of any letters are read writes underscores in them, and its metrics
+/// would be called otherwise than where the scraper asks it itself.
+fn accept(open_metrics: bool, any_names: bool) -> &'static str {
+    match (open_metrics, any_names) {
+        (false, false) => "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        (false, true) => {
+            "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+        }
+        (true, false) => {
+            "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+        }
+        (true, true) => {
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.75,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+        }
     }
 }
 

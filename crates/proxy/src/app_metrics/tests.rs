@@ -112,6 +112,35 @@ async fn open_metrics_are_asked_for_where_the_scraper_reads_them_and_end_once() 
     assert!(takes_any_names(&newer) && !takes_any_names(&asking(&[("accept", reads)])));
 }
 
+/// As the application would be asked without a sidecar: or it would write other names.
+#[tokio::test]
+async fn names_of_any_letters_are_asked_for_where_the_scraper_reads_them() {
+    let theirs = "# TYPE \"shop.calls\" counter\n{\"shop.calls\"} 3\n";
+    let (app, registry) =
+        (App::saying("text/plain; version=1.0.0; escaping=allow-utf-8", theirs).await, registry());
+    let application = app.application(&registry);
+    for (accept, is_read) in [
+        ("text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3", true),
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8,\
+             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4",
+            true,
+        ),
+        ("application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5", false),
+        ("text/plain;version=0.0.4", false),
+    ] {
+        let (_, text) = scrape(&application, &registry, &asking(&[("accept", accept)])).await;
+        assert_eq!(text.ends_with(theirs), is_read, "{accept}: {text}");
+        let heard = app.heard.lock().unwrap().pop().unwrap();
+        let asked = heard.lines().find(|line| line.starts_with("accept: ")).unwrap();
+        for format in ["text/plain;version=1.0.0", "application/openmetrics-text;version=1.0.0"] {
+            let with = format!("{format};escaping=allow-utf-8;");
+            assert_eq!(asked.contains(&with), is_read && accept.contains(format), "{accept}: {asked}");
+        }
+        assert!(is_read || !asked.contains("escaping"), "{accept}: {asked}");
+    }
+}
+
 #[tokio::test]
 async fn an_application_that_fails_takes_nothing_from_ours_and_is_told_of() {
     let over = format!("HTTP/1.1 200 OK\r\n\r\n{}", "a 1\n".repeat(MOST / 4 + 1));
