@@ -78,21 +78,50 @@ fn are_requests_now(info: &ConnInfo, again: &ConnInfo) -> bool {
     are_bytes(info) && (!are_bytes(again) || (again.may_be_http() && !info.may_be_http()))
 }
 
+/// The number of the trust by which all open connections were judged last.
+struct Judged(u64);
+
+impl Judged {
+    /// The trust to judge all by, if `number`, which was read before, is another by now. The number comes behind the trust that it counts:
+    /// whoever was let in by an older number while that trust was to be seen already is judged when it comes, though it be the same trust.
+    fn again<T>(&mut self, number: u64, trust: impl FnOnce() -> T) -> Option<T> {
+        let last = std::mem::replace(&mut self.0, number);
+        (number != last).then(trust)
+    }
+}
+
 /// Judges the open connections whenever configuration or trust changes; a task of each worker, for its life.
 pub async fn watch(worker: Rc<Worker>) {
+    let store = &worker.process.credentials;
     let mut swapped = worker.process.swapped.subscribe();
-    let mut credentials = worker.process.credentials.subscribe();
-    let mut known = worker.process.credentials.load().bundle.clone();
+    let mut credentials = store.subscribe();
+    let mut judged = Judged(store.trust());
     loop {
         // Neither sender ends before the worker does.
         tokio::select! {
             changed = swapped.changed() => if changed.is_err() { return },
             changed = credentials.changed() => if changed.is_err() { return },
         }
-        let bundle = worker.process.credentials.load().bundle.clone();
-        let trust = (*bundle != *known).then_some(&*bundle);
+        let trust = judged.again(store.trust(), || store.load());
         let snapshot = worker.snapshot();
+        let trust = trust.as_deref().map(|credentials| &*credentials.bundle);
         worker.connections.judge(|entry| verdict(entry, &snapshot, trust));
-        known = bundle;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A writer stores a bundle, and then counts it. Who is let in between the two is judged by neither of them.
+    #[test]
+    fn a_bundle_that_was_seen_before_its_number_is_judged_by_once_more() {
+        let mut judged = Judged(7);
+        // Woken by another change, which came before the number did.
+        assert_eq!(judged.again(7, || "new"), None, "who comes now would never be judged by it");
+        assert_eq!(judged.again(8, || "new"), Some("new"));
+        assert_eq!(judged.again(8, || "new"), None, "a signature is dear to verify");
+        // There and back again: who came in between was let in by what is in force no more.
+        assert_eq!(judged.again(10, || "new"), Some("new"));
     }
 }
