@@ -237,15 +237,17 @@ impl<P: Publish> ConfigFeed<P> {
                 let now = Instant::now();
                 // That a name looked up is not in the mesh is never stored.
                 let mut stores = !upserts.is_empty();
+                let mut state = self.state.lock();
                 for (resource, version) in upserts {
                     if let Resource::Secret(secret) = &resource {
                         self.publisher.trust(secret);
                     }
-                    self.state.lock().upsert(resource, version, now);
+                    state.upsert(resource, version, now);
                 }
                 for name in removed {
-                    stores |= self.state.lock().remove(kind, &name);
+                    stores |= state.remove(kind, &name);
                 }
+                drop(state);
                 let mut status = self.status.lock();
                 status.heard.insert(kind, now);
                 if status.from_disk.take().is_some() {
@@ -355,9 +357,7 @@ impl<P: Publish> ConfigFeed<P> {
     fn bring_in_force(&mut self, generation: u64) -> Vec<(ResourceKey, Invalid)> {
         let state = self.state.lock();
         let in_force: Vec<Arc<Resource>> = state.in_force().map(|(_, held)| held.resource.clone()).collect();
-        let absent = state.absent().clone();
-        drop(state);
-        self.publisher.publish(generation, &in_force, &absent)
+        self.publisher.publish(generation, &in_force, state.absent())
     }
 
     /// With the versions.
