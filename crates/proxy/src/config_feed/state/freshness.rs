@@ -1,7 +1,6 @@
 //! How far each subscription is: what version of it serves and since when it is here, and whether the control plane has said something
 //! since that does not serve.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,16 +58,19 @@ impl FeedState {
         }
     }
 
-    /// All that the control plane is asked for or has sent, but barriers and what is not in the mesh; with the time at which it was asked
-    /// for. A name of several clusters has its endpoint set from DNS, which nobody subscribes to.
+    /// All that the control plane is asked for or has sent, each once, but barriers and what is not in the mesh; what nothing is here of
+    /// with the time at which it was asked for. A name of several clusters has its endpoint set from DNS, which nobody subscribes to.
     fn all(&self) -> impl Iterator<Item = (&ResourceKey, Option<Instant>)> {
-        let mut all: BTreeMap<&ResourceKey, Option<Instant>> = BTreeMap::new();
-        all.extend(self.received.keys().chain(self.in_force.keys()).map(|key| (key, None)));
-        all.extend(self.subscribed.iter().map(|(key, asked)| (key, Some(*asked))));
-        all.into_iter().filter(move |(key, _)| key.0 != ResourceKind::Barrier && !self.absent.contains(*key))
+        let is_received = move |key: &ResourceKey| self.received.contains_key(key);
+        let left = self.in_force.keys().filter(move |key| !is_received(key));
+        let is_new = move |key: &ResourceKey| !is_received(key) && !self.in_force.contains_key(key);
+        let asked = self.subscribed.iter().filter(move |(key, _)| is_new(key));
+        let here = self.received.keys().chain(left).map(|key| (key, None));
+        here.chain(asked.map(|(key, asked)| (key, Some(*asked))))
+            .filter(move |(key, _)| key.0 != ResourceKind::Barrier && !self.absent.contains(*key))
     }
 
-    /// How far each of them of a type is, or of all types.
+    /// How far each of them of a type is, or of all types, in no order.
     pub fn standing(&self, kind: Option<ResourceKind>) -> Vec<Subscription> {
         let wanted = self.all().filter(|(key, _)| kind.is_none_or(|kind| key.0 == kind));
         wanted.map(|(key, asked)| self.standing_of(key, asked)).collect()
@@ -191,6 +193,7 @@ mod tests {
         state.step(now);
         state.remove(ResourceKind::Endpoints, SET);
         state.step(now);
+        assert_eq!(state.standing(None).len(), 2, "each once");
         let found = of(&state, ResourceKind::Endpoints).unwrap();
         assert_eq!((found.freshness, found.serving.unwrap().0), (Freshness::Gone, "1".to_owned()));
         state.remove(ResourceKind::Cluster, SET);
