@@ -252,7 +252,9 @@ impl<'c> RequestCtx<'c> {
     /// What takes it now, or nothing does: so it is logged and shown.
     pub fn leads_to(&mut self, route: Option<&CompiledRoute>) {
         self.route = route.map(|route| route.id);
-        let is_named = self.conn.worker.process.access_log.is_on() || self.recording.is_some();
+        // Whether it is recorded may still be open, and a span has the name of its route.
+        let is_recorded = self.recording.is_some() || !self.decided;
+        let is_named = is_recorded || self.conn.worker.process.access_log.is_on();
         let name = route.map(|route| route.config.name.as_str()).filter(|name| is_named && !name.is_empty());
         self.record.route = name.map(Into::into);
     }

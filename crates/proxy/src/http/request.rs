@@ -225,10 +225,6 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
         inbound: ctx.conn.info.direction == Direction::Inbound,
     };
     let local = respond::local(failure, &audience);
-    if !ctx.decided {
-        // A span has the name of its route, and none was found.
-        decide(ctx);
-    }
     let details = std::mem::take(&mut ctx.record.details);
     // The client may be gone by now; the failure is recorded either way.
     let _ = reply(ctx, local, "").await;
@@ -237,6 +233,10 @@ async fn answer(ctx: &mut RequestCtx<'_>, failure: &Failure) {
 
 /// The span of a request that is answered here and has none yet; the record ends it, with the reason.
 fn open_span(ctx: &mut RequestCtx<'_>) {
+    if !ctx.decided {
+        // No route took it first.
+        decide(ctx);
+    }
     let Some(recording) = ctx.recording.filter(|_| !ctx.attempted && ctx.record.span.is_none()) else {
         return;
     };

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use outrigger_model::cluster::{Balance, Cluster, Discovery, Outlier, UpstreamProtocol};
 use outrigger_model::ext_authz::{AuthzBody, AuthzService, ExtAuthz, HttpAuthz};
-use outrigger_model::listener::HttpFilter;
+use outrigger_model::listener::{HttpFilter, Tracing};
 use outrigger_model::matcher::StringMatch;
 use outrigger_model::policy::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use outrigger_model::resource::Origin;
 use outrigger_model::route::{Fault, FaultDelay, HeaderMatch, PathMatch, StreamLimits};
+use outrigger_telemetry::metrics::Registry;
 
 use super::h2::client as h2_client;
 use super::rig::*;
@@ -151,6 +152,30 @@ async fn says(answer: &'static str) -> SocketAddr {
         }
     })
     .await
+}
+
+/// As one has whom a policy refuses, or whom a route has taken first.
+#[tokio::test]
+async fn a_refusal_of_what_no_route_takes_has_a_span() {
+    run(async {
+        let refusing = says("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+        let mut setup = guards(app().await, refusing, |_| ());
+        setup.http.tracing = Some(Tracing { random_sampling: 100.0 });
+        setup.route.matches.path = PathMatch::Prefix("/known".into());
+        let rig = proxy(setup, Http1).await;
+        let registry = Registry::new();
+        registry.register(rig.worker.process.spans.as_ref().unwrap().source());
+        for sent in 1..3 {
+            let mut client = Wire::connect(rig.address).await;
+            client.send("GET /unknown HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 403 "));
+            // Nobody takes them here.
+            let lost =
+                format!("outrigger_spans_dropped_total{{endpoint=\"any\",reason=\"queue_full\"}} {sent}\n");
+            until("it has one span", || registry.render().contains(&lost)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
