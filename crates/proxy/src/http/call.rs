@@ -19,7 +19,6 @@ use super::attempt::lease::{Leases, outcome_of, status_of};
 use super::attempt::live::{Live, Outgoing};
 use super::body::{Body, Frame};
 use super::breakage;
-use super::copy::parse_status;
 use super::head::ResponseHead;
 use super::respond::{ERROR_HEADER, says_no_room, says_not_reached};
 use super::upgrade::Upgrade;
@@ -60,8 +59,8 @@ pub async fn send(pools: &Pools, mut call: Call) -> Result<Answer, Failure> {
         if !(again && stale) {
             let outcome = match &result {
                 Ok(answer) => {
-                    let grpc = if is_grpc { answer.head.first("grpc-status") } else { None };
-                    Outcome::Status(status_of(&answer.head, grpc.and_then(parse_status)))
+                    let grpc = answer.early_status.filter(|_| is_grpc);
+                    Outcome::Status(status_of(&answer.head, grpc))
                 }
                 Err(failure) => outcome_of(failure),
             };
@@ -157,8 +156,13 @@ async fn exchange(
     live.until_head(body, credentials).await?;
     live.note_head(Instant::now());
     live.begin_response(is_head)?;
-    let mut answer =
-        Answer { head: ResponseHead::absent(), body: BytesMut::new(), cut: false, trailers: None };
+    let mut answer = Answer {
+        head: ResponseHead::absent(),
+        early_status: live.grpc_status,
+        body: BytesMut::new(),
+        cut: false,
+        trailers: None,
+    };
     poll_fn(|cx| {
         live.trusted(credentials)?;
         live.poll_upload(cx, body)?;

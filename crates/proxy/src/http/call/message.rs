@@ -34,6 +34,8 @@ pub struct Call {
 /// What came back.
 pub struct Answer {
     pub head: ResponseHead,
+    /// What the head says of a call already, before any trailers.
+    pub early_status: Option<u32>,
     pub body: BytesMut,
     /// The body was longer than what was kept.
     pub cut: bool,
@@ -44,7 +46,7 @@ impl Answer {
     /// gRPC's status, in its trailers or, where it has none, in its head.
     pub fn grpc_status(&self) -> Option<u32> {
         let trailers = self.trailers.as_ref().and_then(|trailers| trailers.first("grpc-status"));
-        trailers.or_else(|| self.head.first("grpc-status")).and_then(parse_status)
+        trailers.map_or(self.early_status, parse_status)
     }
 
     /// The one message of an answer of gRPC.
