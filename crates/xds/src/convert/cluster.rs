@@ -215,7 +215,7 @@ fn decode_keepalive(wire: &UpstreamConnectionOptions) -> Option<Keepalive> {
     let said = |field: &Option<UInt32Value>| {
         let number = field.as_ref()?.value;
         if number == 0 {
-            left_out("a 0 in tcp_keepalive, which has no probes in an Envoy");
+            left_out("upstream_connection_options.tcp_keepalive: 0; the proxy's own number is used");
         }
         Some(number).filter(|number| *number > 0)
     };
