@@ -244,8 +244,8 @@ impl Ticket {
         if member.is_some() {
             return true;
         }
-        let limits = self.tallyd.limits;
-        let mut state = self.tallyd.state.lock();
+        let limits = self.shared.limits;
+        let mut state = self.shared.state.lock();
         let is_taken =
             |tally: &Tally| state.members.get(tally).is_some_and(|own| *own >= limits.members_of(tally));
         if state.member_count >= limits.members || tallies.iter().any(is_taken) {

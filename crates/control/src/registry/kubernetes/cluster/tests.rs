@@ -76,7 +76,7 @@ fn ports_that_a_service_calls_opaque_are_bytes_at_its_pods_too() {
              spec: {{selector: {{app: reviews}}, ports: [{{port: 80, name: http, targetPort: web}}]}}\n"
         );
         let mut parsed = parse_with("", &text, &ParseOptions::default());
-        let mut cluster = Cluster::new(String::new());
+        let mut cluster = Cluster::default();
         cluster.put(SERVICE, &named("reviews"), Thing::Rule(parsed.objects.pop().map(Box::new)));
         let said = cluster.put(POD, &named("a"), pod("a", json!({"app": "reviews"}), true));
         let [instance] = instances(&said).try_into().unwrap();
