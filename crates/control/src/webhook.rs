@@ -33,7 +33,7 @@ use crate::inject::{
 use crate::registry::health::{Health, Table};
 use crate::settings::Settings;
 use desk::Desk;
-use namespaces::Namespaces;
+use namespaces::{Inhabited, Namespaces};
 use review::{Answer, Review};
 use told::Told;
 
@@ -78,12 +78,13 @@ pub(crate) struct Injector {
 }
 
 impl Injector {
-    /// `None`: the settings have no section of it.
+    /// `None`: the settings have no section of it. `inhabited` says in which namespaces the mesh has something.
     pub(crate) fn new(
         settings: &Settings,
         authority: Arc<Authority>,
         registries: &Table,
         registry: &Registry,
+        inhabited: Box<Inhabited>,
     ) -> Option<Arc<Self>> {
         let row = settings.rows().into_iter().find(|row| row.kubernetes.is_some());
         let row = row.and_then(|row| registries.rows().find(|(_, known)| *known.name == *row.name()));
@@ -92,7 +93,7 @@ impl Injector {
             trust_domain: settings.trust_domain.clone(),
             domain: settings.domain.clone(),
             authority,
-            namespaces: Namespaces::new(settings.cluster()),
+            namespaces: Namespaces::new(settings.cluster(), inhabited),
             cluster: row.map(|(_, row)| row.health.clone()),
             too_old: Mutex::default(),
             desk: Desk::new(PATIENCE),

@@ -244,6 +244,12 @@ impl World {
         self.services.values().map(AsRef::as_ref)
     }
 
+    /// Whether there is anything in a namespace.
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        self.services().any(|service| service.namespace == namespace)
+            || self.instances().any(|instance| instance.namespace == namespace)
+    }
+
     /// How many services there are.
     pub fn service_count(&self) -> usize {
         self.services.len()

@@ -199,7 +199,9 @@ fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
 fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(TcpListener, axum::Router)>> {
     let Parts { settings, authority, keeper, registries, registry, replicas, .. } = parts;
     let leadership = replicas.as_ref().map_or_else(Leadership::alone, |replicas| replicas.own.clone());
-    let Some(injector) = Injector::new(settings, authority.clone(), registries, registry) else {
+    let known = keeper.clone();
+    let inhabited = Box::new(move |namespace: &str| known.published().world.has_namespace(namespace));
+    let Some(injector) = Injector::new(settings, authority.clone(), registries, registry, inhabited) else {
         return Ok(None);
     };
     let listener = bind(injector.address(), "the injector")?;

@@ -16,35 +16,45 @@ use crate::registry::kubernetes::KubernetesSettings;
 /// A label that has been set holds for the next Pod but those of so long: a Deployment's come in crowds.
 const KEPT: Duration = Duration::from_secs(3);
 /// For an answer: a review must be answered soon itself.
-pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Strangers may ask for names without end.
 const MOST: usize = 4096;
 
 /// Questions under way for names that exist, and for those of which nobody knows yet whether they do: who reaches the webhook asks for any,
-/// and API servers count all of them as ours, which must follow the cluster too. The first Pod of a namespace since a start waits with those.
+/// and API servers count all of them as ours, which must follow the cluster too. Of the others a few wait, and who finds no place among
+/// these is told so at once: who waits here keeps one of the desk's places meanwhile.
 const FAMILIAR: usize = 16;
 const STRANGE: usize = 4;
+const WAITING: usize = 4;
 
 static UNASKED: Throttle = Throttle::new();
+
+/// Whether the mesh has something in a namespace, which is then no stranger though nobody has asked for it since the start.
+pub(super) type Inhabited = dyn Fn(&str) -> bool + Send + Sync;
 
 /// Namespaces of a cluster.
 pub(super) struct Namespaces {
     cluster: Option<KubernetesSettings>,
     client: Mutex<Option<Client>>,
     known: Mutex<HashMap<String, (Instant, Namespace)>>,
+    inhabited: Box<Inhabited>,
     familiar: Semaphore,
     strange: Semaphore,
+    /// Of strangers, those that are asked for and those that wait.
+    queue: Semaphore,
 }
 
 impl Namespaces {
     /// Nothing is asked yet.
-    pub(super) fn new(cluster: Option<KubernetesSettings>) -> Self {
+    pub(super) fn new(cluster: Option<KubernetesSettings>, inhabited: Box<Inhabited>) -> Self {
         Self {
             cluster,
             client: Mutex::default(),
             known: Mutex::default(),
+            inhabited,
             familiar: Semaphore::new(FAMILIAR),
             strange: Semaphore::new(STRANGE),
+            queue: Semaphore::new(STRANGE + WAITING),
         }
     }
 
@@ -62,7 +72,15 @@ impl Namespaces {
     pub(super) async fn now(&self, name: &str) -> Result<Namespace, String> {
         let client = self.client().await?;
         let all: Api<Object> = Api::all(client);
-        let turns = if self.known.lock().contains_key(name) { &self.familiar } else { &self.strange };
+        let is_known = self.known.lock().contains_key(name);
+        let (turns, _queued) = match is_known || (self.inhabited)(name) {
+            true => (&self.familiar, None),
+            false => {
+                let queued = self.queue.try_acquire();
+                let why = "too many namespaces that nobody knows are asked for at this moment; ask again";
+                (&self.strange, Some(queued.map_err(|_| why.to_owned())?))
+            }
+        };
         let asked = tokio::time::timeout(PATIENCE, async {
             // Never closed.
             let _turn = turns.acquire().await;

@@ -62,6 +62,15 @@ fn injector(kubeconfig: Option<&std::path::Path>) -> Router {
 
 /// The same with registries that are followed.
 fn injector_among(kubeconfig: Option<&std::path::Path>, registries: &Table) -> Router {
+    injector_of(kubeconfig, registries, Box::new(|_| false))
+}
+
+/// The same where the mesh has something in some namespaces.
+fn injector_of(
+    kubeconfig: Option<&std::path::Path>,
+    registries: &Table,
+    inhabited: Box<namespaces::Inhabited>,
+) -> Router {
     let row = kubeconfig.map(|path| Row {
         kubernetes: Some(KubernetesSettings {
             kubeconfig: Some(path.into()),
@@ -75,7 +84,7 @@ fn injector_among(kubeconfig: Option<&std::path::Path>, registries: &Table) -> R
         ..Settings::default()
     };
     let authority = Arc::new(Authority::in_memory(AuthorityOptions::new("cluster.local")).unwrap());
-    Injector::new(&settings, authority, registries, &Registry::new()).unwrap().router()
+    Injector::new(&settings, authority, registries, &Registry::new(), inhabited).unwrap().router()
 }
 
 async fn ask(router: &Router, body: impl Into<Body>) -> (u16, String) {
@@ -133,35 +142,54 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
-#[tokio::test]
-async fn questions_about_names_that_nobody_knows_hold_up_no_pod_of_a_namespace_that_has_had_one() {
+/// Whose API server does not answer for made-up names, which are asked for in crowds once it has been asked for `shop`.
+async fn crowded(familiar: bool) -> (Router, Arc<AtomicU64>, Vec<tokio::task::JoinHandle<Value>>) {
     let labels = Arc::new(Mutex::new(json!({"istio-injection": "disabled"})));
     let (file, asked) = api_server_of(labels.clone()).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kubeconfig");
     std::fs::write(&path, file).unwrap();
-    let router = injector(Some(&path));
-    let shop = review("shop", json!({}));
-    assert_eq!(response(&router, shop.clone()).await.get("patch"), None);
-    let begun = tokio::time::Instant::now();
-    for number in 0..20 {
-        let (router, review) = (router.clone(), review(&format!("nowhere-{number}"), json!({})));
-        tokio::spawn(async move { response(&router, review).await });
+    let router = injector_of(Some(&path), &Table::new(), Box::new(|name| name == "shop"));
+    if familiar {
+        assert_eq!(response(&router, review("shop", json!({}))).await.get("patch"), None);
     }
+    let before = asked.load(Ordering::Relaxed);
+    let crowd = (0..60).map(|number| {
+        let (router, review) = (router.clone(), review(&format!("nowhere-{number}"), json!({})));
+        tokio::spawn(async move { response(&router, review).await })
+    });
+    let crowd = crowd.collect();
     let all_turns = async {
-        while asked.load(Ordering::Relaxed) < 1 + 4 {
-            tokio::task::yield_now().await;
+        while asked.load(Ordering::Relaxed) < before + 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), all_turns).await.expect("strangers have four turns");
-    // What is known to exist is asked about at once, though a stranger's questions wait for each other.
     *labels.lock() = json!({"istio-injection": "enabled"});
-    assert!(response(&router, shop).await["patch"].is_string());
-    let asked = asked.load(Ordering::Relaxed);
-    assert!(
-        asked == 1 + 4 + 1 || begun.elapsed() >= namespaces::PATIENCE,
-        "{asked}: some wait no longer for their turn"
-    );
+    (router, asked, crowd)
+}
+
+#[tokio::test]
+async fn questions_about_names_that_nobody_knows_hold_up_no_pod_of_a_namespace_that_has_had_one() {
+    // It has had a Pod, or the mesh has something in it.
+    for familiar in [true, false] {
+        let (router, asked, crowd) = crowded(familiar).await;
+        let before = asked.load(Ordering::Relaxed);
+        assert!(response(&router, review("shop", json!({}))).await["patch"].is_string());
+        assert_eq!(
+            asked.load(Ordering::Relaxed),
+            before + 1,
+            "strangers have four turns, and it has another"
+        );
+        // Those for whom there was no room are told at once; it did not have to wait until the others' turns were over.
+        let (answered, waits): (Vec<_>, Vec<_>) = crowd.into_iter().partition(|one| one.is_finished());
+        assert_eq!((answered.len(), waits.len()), (52, 8));
+        for answer in answered {
+            let message = answer.await.unwrap()["status"]["message"].to_string();
+            assert!(message.contains("too many namespaces that nobody knows"), "{message}");
+        }
+        waits.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 #[tokio::test]

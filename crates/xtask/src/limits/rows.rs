@@ -360,7 +360,7 @@ pub const ROWS: &[Row] = &[
                 ],
             ),
             ("control/src/webhook.rs", &["PATIENCE"]),
-            ("control/src/webhook/namespaces.rs", &["MOST", "KEPT", "FAMILIAR", "STRANGE"]),
+            ("control/src/webhook/namespaces.rs", &["MOST", "KEPT", "FAMILIAR", "STRANGE", "WAITING"]),
         ],
     ),
     (
