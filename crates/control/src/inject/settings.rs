@@ -219,6 +219,7 @@ impl InjectSettings {
                 super::UID
             );
         }
+        super::templates::keeps_what_it_needs(&self.sidecar, "sidecar")?;
         if !self.resources.is_object() {
             bail!("resources: is not a mapping with requests and limits");
         }

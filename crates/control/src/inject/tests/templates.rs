@@ -181,6 +181,27 @@ fn what_is_no_template_is_named() {
 }
 
 #[test]
+fn nothing_is_laid_over_the_sidecar_without_which_it_does_not_start() {
+    for field in ["image", "env", "volumeMounts", "securityContext", "restartPolicy"] {
+        for (list, others, n) in [("containers", 0, 0), ("initContainers", 1, 1)] {
+            let mut all = vec![json!({"name": "x", field: null}); others];
+            all.push(json!({"name": "outrigger-proxy", field: null}));
+            let templates = serde_json::from_value(json!({"a": {"spec": {list: all}}})).unwrap();
+            let settings = InjectSettings { templates, ..settings() };
+            let error = settings.validate().unwrap_err().to_string();
+            let said = format!("templates.a.spec.{list}[{n}].{field}: null would take out");
+            assert!(error.starts_with(&said), "{error}");
+        }
+        let sidecar = serde_json::from_value(json!({"tty": true, field: null})).unwrap();
+        let settings = InjectSettings { sidecar, ..settings() };
+        let error = settings.validate().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("sidecar.{field}: null would take out")), "{error}");
+    }
+    // What it starts without may go.
+    with(json!({"a": {"spec": {"containers": [{"name": "outrigger-proxy", "ports": null, "lifecycle": null}]}}}));
+}
+
+#[test]
 fn what_no_template_changes_is_not_taken_back_by_an_annotation() {
     let settings = with(vault());
     let (mut pod, _) = injected(&named(), &settings);
