@@ -166,21 +166,22 @@ pub fn inject(
     }
     let wishes = wishes::read(before, subject.namespace, settings, subject.kubernetes)?;
     let mut warnings = wishes.warnings.clone();
-    warnings.extend(kinds::warnings(before, &wishes, settings, subject.kubernetes));
     warnings.extend(kinds::forbidden(subject.namespace, settings));
     warnings.extend(decision::ingress(before, subject.namespace));
     warnings.extend(decision::mistaken(before, settings));
+    let own = bare.as_ref().map(status::Bare::own);
+    let own = own.as_ref().unwrap_or(subject.pod);
     let mut pod = before.clone();
     let named = names(before, subject.workload);
     let spec = fields(&mut pod, "spec")?;
     list(spec, "containers")?;
     let earlier = bare.is_some().then_some(subject.pod).or(subject.earlier);
     let asked = if wishes.rewrite_probes {
-        probes::rewrite(spec, earlier, &wishes, &mut warnings)
+        probes::rewrite(spec, own, earlier, &wishes, &mut warnings)
     } else {
         <_>::default()
     };
-    let scrape = scrape::read(before, &wishes, settings, &mut warnings);
+    let scrape = scrape::read(own, &wishes, settings, &mut warnings);
     let application = bootstrap::Application { probes: &asked.bootstrap, metrics: scrape.application };
     let text = bootstrap::text(&named, application, &wishes, settings, mesh)?;
     containers::add(spec, &text, &wishes, settings)?;
@@ -193,6 +194,7 @@ pub fn inject(
     if let Some(why) = impossible(&pod["spec"]) {
         return Err(InjectError::Templates(why));
     }
+    warnings.extend(kinds::warnings(&pod, &wishes, settings, subject.kubernetes));
     warnings.extend(kinds::lost(&pod, settings));
     warnings.extend(passing_by(&pod));
     let mut labels = Vec::new();

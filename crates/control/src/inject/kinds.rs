@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::wishes::Wishes;
-use super::{INIT, InjectSettings, Namespace, NativeSidecar, Release, containers};
+use super::{INIT, InjectSettings, Namespace, NativeSidecar, Release, VALIDATION, containers};
 
 /// By which a namespace says what its Pods may be.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
@@ -44,7 +44,7 @@ pub(super) fn lost(pod: &Value, settings: &InjectSettings) -> Option<String> {
     })
 }
 
-/// What the author of a Pod should know of it.
+/// What the author of a Pod should know of it, once it has its sidecar.
 pub(super) fn warnings(
     pod: &Value,
     wishes: &Wishes,
@@ -79,7 +79,9 @@ pub(super) fn warnings(
         ));
     }
     // With the CNI plugin the rules are there from the beginning, and a plain sidecar comes after the init containers.
-    if let Some(first) = pod["spec"]["initContainers"][0]["name"].as_str().filter(|_| settings.cni) {
+    let all = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    let mut others = all.filter_map(|one| one["name"].as_str());
+    if let Some(first) = others.find(|name| ![INIT, VALIDATION].contains(name)).filter(|_| settings.cni) {
         all.push(format!(
             "init container {first} starts before the sidecar, and the CNI plugin's rules are there already: what it connects to is refused; \
              use native sidecars, or exclude what it needs (traffic.sidecar.istio.io/excludeOutboundPorts, …IPRanges)"

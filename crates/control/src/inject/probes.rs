@@ -44,10 +44,11 @@ pub(super) struct Rewritten {
 /// As the Pod's author wrote them.
 pub(super) type Originals = BTreeMap<String, BTreeMap<String, Value>>;
 
-/// Has all probes of the Pod go through the sidecar, but for those that run a program. `earlier` is the Pod as it was injected before,
+/// Has all probes of the Pod's own go through the sidecar, but for those that run a program. `earlier` is the Pod as it was injected before,
 /// whose hooks keep their paths.
 pub(super) fn rewrite(
     spec: &mut Fields,
+    own: &Value,
     earlier: Option<&Value>,
     wishes: &Wishes,
     warnings: &mut Vec<String>,
@@ -62,9 +63,12 @@ pub(super) fn rewrite(
             if !probed || name == SIDECAR {
                 continue;
             }
+            let mut owned = own["spec"][list].as_array().into_iter().flatten();
+            let Some(owned) = owned.find(|one| one["name"] == container["name"]) else { continue };
             let ports = container["ports"].clone();
             for (place, kind) in PLACES {
-                let Some(probe) = container.pointer_mut(place) else { continue };
+                let is_own = owned.pointer(place).is_some();
+                let Some(probe) = container.pointer_mut(place).filter(|_| is_own) else { continue };
                 let asked = match asked(probe, &ports) {
                     // A plain sidecar is started before the container, and nobody waits until it answers.
                     Some(Ok(_)) if place == POST_START && !(wishes.native || wishes.hold) => Some(Err(

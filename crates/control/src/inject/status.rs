@@ -189,6 +189,15 @@ pub(super) struct Bare {
     pub(super) stays: Vec<templates::Change>,
 }
 
+impl Bare {
+    /// Without what others have put into what templates had added, of which nothing is the Pod's own.
+    pub(super) fn own(&self) -> Value {
+        let mut own = self.pod.clone();
+        templates::undo(&mut own, &self.stays, None);
+        own
+    }
+}
+
 /// A Pod that says that it was injected, as it was before; `None`: it does not say so.
 ///
 /// # Errors

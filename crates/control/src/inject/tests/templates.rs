@@ -198,7 +198,9 @@ fn nothing_is_laid_over_the_sidecar_without_which_it_does_not_start() {
         assert!(error.starts_with(&format!("sidecar.{field}: null would take out")), "{error}");
     }
     // What it starts without may go.
-    with(json!({"a": {"spec": {"containers": [{"name": "outrigger-proxy", "ports": null, "lifecycle": null}]}}}));
+    with(
+        json!({"a": {"spec": {"containers": [{"name": "outrigger-proxy", "ports": null, "lifecycle": null}]}}}),
+    );
 }
 
 #[test]
@@ -296,6 +298,56 @@ fn what_others_have_put_into_what_a_template_has_added_stays_there() {
     assert_eq!(again, after, "and it is told as it was");
     assert_eq!(injected(&again, &settings).0, after);
     assert_eq!(uninject(&again).unwrap(), Some(pod()), "what was added goes, whatever has become of it");
+}
+
+/// As a template's own the first time, so they are no Pod's own the second.
+#[test]
+fn what_others_have_put_into_what_a_template_has_added_is_read_as_nobody_s_wish() {
+    let probe = |how: Value| json!({"periodSeconds": 5, "httpGet": how});
+    let all = json!({"a": {"spec": {
+        "initContainers": [{"name": "fetch"}],
+        "containers": [
+            {"name": "agent", "ports": [{"containerPort": 9000}], "readinessProbe": probe(json!({"path": "/", "port": 9000})),
+             "livenessProbe": {"grpc": {"port": 9000}}},
+            {"name": "app", "startupProbe": probe(json!({"path": "/", "port": 8080}))},
+        ],
+    }}});
+    let settings = InjectSettings {
+        native_sidecar: NativeSidecar::No,
+        cni: true,
+        default_templates: vec!["a".into()],
+        ..with(all)
+    };
+    let mut pod = with_annotations(&["prometheus.io/scrape=true"]);
+    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080}]);
+    let (mut after, warned) = injected(&pod, &settings);
+    assert!(warned.len() == 1 && warned[0].contains("init container fetch starts before"), "{warned:?}");
+    assert_eq!(bootstrap_of(&after)["app_metrics"]["port"], 8080);
+    // What an API server says of all that it reads, and what a policy does.
+    for container in after["spec"]["containers"].as_array_mut().unwrap() {
+        for (kind, how, field, value) in [
+            ("readinessProbe", "httpGet", "scheme", json!("HTTP")),
+            ("startupProbe", "httpGet", "scheme", json!("HTTP")),
+            ("livenessProbe", "grpc", "service", json!("")),
+        ] {
+            if container.get(kind).is_some() && container["name"] != SIDECAR {
+                container[kind][how][field] = value;
+                container[kind]["timeoutSeconds"] = 1.into();
+            }
+        }
+        if container["name"] == "agent" {
+            container["ports"][0]["protocol"] = "TCP".into();
+            container["readinessProbe"]["httpGet"]["port"] = 9001.into();
+        }
+    }
+    after["spec"]["initContainers"].as_array_mut().unwrap().last_mut().unwrap()["tty"] = true.into();
+    let (again, warnings) = injected(&after, &settings);
+    assert_eq!(warnings, warned);
+    assert_eq!(bootstrap_of(&again), bootstrap_of(&after), "nobody asks the application for it");
+    // A template lays its own again.
+    after["spec"]["containers"].as_array_mut().unwrap().last_mut().unwrap()["readinessProbe"]["httpGet"]["port"] =
+        9000.into();
+    assert_eq!(again, after);
 }
 
 #[test]
