@@ -105,10 +105,9 @@ impl ServiceAccounts {
     }
 
     /// With what was kept in this directory of a start before, and for the next one. Reads a small file.
-    #[must_use]
-    pub fn keeping(self, directory: &Path) -> Self {
+    pub async fn keeping(self, directory: &Path) -> Self {
         let kept = Kept::new(directory, &self.settings);
-        kept.recall(&self.issuer);
+        kept.recall(&self.issuer).await;
         Self { kept: Some(Arc::new(kept)), ..self }
     }
 

@@ -119,7 +119,7 @@ pub(super) async fn start(parts: Parts, tasks: &mut JoinSet<()>) -> anyhow::Resu
         rejections.clone(),
         &settings.trust_domain,
     );
-    let cluster = accounts(&parts, tasks);
+    let cluster = followed(accounts(&parts), parts.replicas.is_none(), &settings.data_dir, tasks).await;
     let proofs = Proofs { tokens: parts.tokens.clone(), cluster, keeper: parts.keeper.clone() };
     let policy = Noting { policy: proofs, rejections: rejections.clone() };
     let csr = CertificateService::new(parts.authority.clone(), Arc::new(policy)).into_server();
@@ -184,13 +184,23 @@ fn leavers(parts: &Parts, tasks: &mut JoinSet<()>) -> Leavers {
 }
 
 /// Whose tokens are whose, where there is a cluster.
-fn accounts(parts: &Parts, tasks: &mut JoinSet<()>) -> Option<ServiceAccounts> {
+fn accounts(parts: &Parts) -> Option<ServiceAccounts> {
     let keeper = parts.keeper.clone();
     let pods =
         move |whose: &Whose| whose.is(keeper.published().world.instance(&whose.instance()).map(|one| &**one));
     let settings = &parts.settings;
-    let all = ServiceAccounts::new(settings.cluster()?, &settings.trust_domain, Arc::new(pods));
-    let all = all.keeping(&settings.data_dir);
+    Some(ServiceAccounts::new(settings.cluster()?, &settings.trust_domain, Arc::new(pods)))
+}
+
+/// Keeps up with the keys of tokens; who is alone keeps them over a restart. Replicas wait for the API server when they start, and who writes into
+/// their directories need not have the authority.
+async fn followed(
+    all: Option<ServiceAccounts>,
+    is_alone: bool,
+    directory: &Path,
+    tasks: &mut JoinSet<()>,
+) -> Option<ServiceAccounts> {
+    let all = if is_alone { all?.keeping(directory).await } else { all? };
     tasks.spawn(all.clone().follow());
     Some(all)
 }

@@ -79,11 +79,11 @@ pub struct KubernetesSettings {
 }
 
 impl KubernetesSettings {
-    /// A client of its API server.
+    /// Where its API server is, and by what it is known. Nobody is asked for that.
     ///
     /// # Errors
     /// Says which file cannot be used and why.
-    pub async fn client(&self) -> Result<Client, String> {
+    pub(crate) async fn config(&self) -> Result<Config, String> {
         let mut config = match &self.kubeconfig {
             Some(path) => {
                 let read = Kubeconfig::read_from(path);
@@ -98,7 +98,15 @@ impl KubernetesSettings {
             })?,
         };
         (config.connect_timeout, config.read_timeout) = (Some(PATIENCE), Some(SILENCE));
-        Client::try_from(config).map_err(|error| error.to_string())
+        Ok(config)
+    }
+
+    /// A client of its API server.
+    ///
+    /// # Errors
+    /// Says which file cannot be used and why.
+    pub async fn client(&self) -> Result<Client, String> {
+        Client::try_from(self.config().await?).map_err(|error| error.to_string())
     }
 }
 
