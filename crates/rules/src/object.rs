@@ -203,7 +203,7 @@ impl<'c> Run<'c> {
             origin,
             api_version: String::new(),
             labels,
-            opaque: String::new(),
+            opaque: Default::default(),
             created: None,
             options: self.options,
             patterns_left: self.patterns_left,

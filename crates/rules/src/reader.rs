@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::Finding;
+use crate::dialect::service::Opaque;
 use crate::finding::{Severity, closest, code, quote};
 use crate::host::Resolver;
 use crate::intent::{Origin, Place};
@@ -89,7 +90,7 @@ pub(crate) struct Reader<'c> {
     /// Of the object's metadata.
     pub(crate) labels: BTreeMap<String, String>,
     /// Of a Service's annotations, which of its ports are bytes.
-    pub(crate) opaque: String,
+    pub(crate) opaque: Opaque,
     /// When the object was made, if its metadata says so, as `2026-01-31T10:00:00Z`.
     pub(crate) created: Option<String>,
     pub(crate) options: &'c ParseOptions,

@@ -18,6 +18,8 @@ use crate::yaml::Value;
 
 mod opaque;
 
+pub(crate) use opaque::Opaque;
+
 /// Fields of a Service that mean something to the mesh. Others come with every version of Kubernetes, and are the cluster's own.
 pub const FIELDS: &[&str] = &[
     "ports",
@@ -124,7 +126,7 @@ pub(crate) fn annotated(reader: &mut Reader<'_>, at: &At<'_>, all: &BTreeMap<Str
             if let Some(why) = opaque::wrong(value) {
                 reader.warn(code::NO_EFFECT, at, format!("{}: of {} {why}", at.path, quote(name)));
             }
-            reader.opaque.clone_from(value);
+            reader.opaque = Opaque::read(value);
             continue;
         }
         let known = ANNOTATIONS.iter().find(|(known, ..)| match known.ends_with('/') {
@@ -260,7 +262,7 @@ fn port(reader: &mut Reader<'_>, at: &At<'_>) -> Option<(u16, ServicePort)> {
             }
             known.unwrap_or_default()
         }
-        None if opaque::has(&reader.opaque, number?, &name) => ServiceProtocol::Tcp,
+        None if reader.opaque.has(number?, &name) => ServiceProtocol::Tcp,
         None => by_name(&name, number?),
     };
     Some((number?, ServicePort { name, protocol, target, target_name }))
