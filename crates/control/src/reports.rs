@@ -93,6 +93,15 @@ struct Known {
     everywhere: bool,
 }
 
+/// What became of an Event.
+enum Made {
+    Yes,
+    /// There is one, or nothing to be told.
+    Needless,
+    /// The object is not the one that was judged: it comes again.
+    Later,
+}
+
 /// When a round comes.
 enum Next {
     /// There is more to tell.
@@ -317,8 +326,8 @@ impl Reporter {
         Some(Cow::Owned(told.clone().unreadable(findings, &object.data["spec"])))
     }
 
-    /// Makes Events of what statuses say by now, as many as there is room for, of those first that were written now. Where the API server has no time
-    /// for one it has none for the others: all that there was no Event of is asked for again by the next round.
+    /// Makes Events of what statuses say by now, as many as there is room for, by turns of namespaces. Where the API server has no time for one it
+    /// has none for the others: all that there was no Event of is asked for again by the next round.
     async fn tell_events(
         &self,
         client: &Client,
@@ -330,10 +339,8 @@ impl Reporter {
             |told: &Told| known.get(&told.id).is_some_and(|known| known.essence == hash(&told.essence()));
         let news: Vec<&Told> = {
             let mut events = self.events.lock();
-            let mut news: Vec<&Told> =
-                all.iter().filter(|told| events.is_news(told) && is_written(told)).collect();
-            news.sort_by_key(|told| (events.is_late(&told.id), !fresh.contains(told.id.as_str())));
-            news
+            let news = all.iter().filter(|told| events.is_news(told) && is_written(told)).collect();
+            events.in_turn(news, fresh)
         };
         let begun = Instant::now();
         for told in news {
@@ -344,15 +351,20 @@ impl Reporter {
                 Err(Trouble::Away(format!("the API server did not answer within {EVENT:?}")))
             });
             match made {
-                Ok(true) => self.events.lock().told(told),
-                Ok(false) => {}
+                Ok(Made::Yes) => self.events.lock().told(told, true),
+                Ok(Made::Needless) => self.events.lock().told(told, false),
+                Ok(Made::Later) => {
+                    let mut events = self.events.lock();
+                    events.failed(told);
+                    events.give_back();
+                }
                 Err(Trouble::Refused(why)) => {
                     tracing::info!(
                         rule = %told.id,
                         %why,
                         "an Event cannot be made of what the rule's status says"
                     );
-                    self.events.lock().told(told);
+                    self.events.lock().told(told, true);
                 }
                 Err(Trouble::Away(why)) => {
                     if self.events.lock().failed(told) {
@@ -368,8 +380,8 @@ impl Reporter {
         }
     }
 
-    /// Makes that of one. Whether it is done: an object that is not the one that was judged comes again.
-    async fn event(&self, client: &Client, told: &Told) -> Result<bool, Trouble> {
+    /// Makes that of one.
+    async fn event(&self, client: &Client, told: &Told) -> Result<Made, Trouble> {
         // Refused for what it is; others say that the API server is busy, or whom it asks.
         let trouble = |error: kube::Error| match error {
             kube::Error::Api(status) if !matches!(status.code, 400 | 403 | 404 | 413 | 422) => {
@@ -377,13 +389,13 @@ impl Reporter {
             }
             error => error.into(),
         };
-        let Some((_, object)) = find(client, told).await.map_err(trouble)? else { return Ok(true) };
-        let Some(generation) = object.metadata.generation else { return Ok(true) };
-        let Some(told) = self.judged(told, &object, generation) else { return Ok(false) };
-        if let Some(word) = events::word(&told) {
-            events::tell(client, &word, &object).await.map_err(trouble)?;
+        let Some((_, object)) = find(client, told).await.map_err(trouble)? else { return Ok(Made::Needless) };
+        let Some(generation) = object.metadata.generation else { return Ok(Made::Needless) };
+        let Some(told) = self.judged(told, &object, generation) else { return Ok(Made::Later) };
+        match events::word(&told) {
+            Some(word) if events::tell(client, &word, &object).await.map_err(trouble)? => Ok(Made::Yes),
+            _ => Ok(Made::Needless),
         }
-        Ok(true)
     }
 }
 

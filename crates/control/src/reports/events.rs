@@ -29,13 +29,16 @@ pub(super) struct Teller {
     at: Instant,
     /// What was known of each object when that was said last.
     said: HashMap<String, u64>,
-    /// Objects for whose Event the API server had no time: they come last.
+    /// Objects whose Event could not be made the last time: they come last.
     late: HashSet<String>,
+    /// Events of a namespace since there was all room: it has another when the others have had as many.
+    spent: HashMap<String, usize>,
 }
 
 impl Default for Teller {
     fn default() -> Self {
-        Self { room: BURST, at: Instant::now(), said: HashMap::new(), late: HashSet::new() }
+        let (said, spent) = (HashMap::new(), HashMap::new());
+        Self { room: BURST, at: Instant::now(), said, late: HashSet::new(), spent }
     }
 }
 
@@ -52,22 +55,37 @@ impl Teller {
     pub(super) fn retain(&mut self, ids: &HashSet<&str>) {
         self.said.retain(|id, _| ids.contains(id.as_str()));
         self.late.retain(|id| ids.contains(id.as_str()));
+        let namespaces = ids.iter().filter_map(|id| Some(id.split_once(' ')?.1.split_once('/')?.0));
+        let namespaces: HashSet<&str> = namespaces.collect();
+        self.spent.retain(|namespace, _| namespaces.contains(namespace.as_str()));
     }
 
     /// Whether there is something to be told of this object that was not. Once it has been right it is news again, for which the API server has
     /// an Event still if that was not long ago.
     pub(super) fn is_news(&mut self, told: &Told) -> bool {
-        let known = known(told);
-        if known.is_none() {
+        if told.word.is_none() {
             self.said.remove(&told.id);
             self.late.remove(&told.id);
         }
-        known.is_some_and(|known| self.said.get(&told.id) != Some(&known))
+        told.word.is_some_and(|word| self.said.get(&told.id) != Some(&word))
     }
 
-    /// Whether there was no time for it the last time.
-    pub(super) fn is_late(&self, id: &str) -> bool {
-        self.late.contains(id)
+    /// News in the order in which they are told: what could not be told comes last, no namespace has a second Event before the others have their
+    /// first, and of one namespace those come first whose status is the newest.
+    pub(super) fn in_turn<'t>(&self, mut news: Vec<&'t Told>, fresh: &HashSet<&str>) -> Vec<&'t Told> {
+        let of = |told: &Told| (self.late.contains(&told.id), !fresh.contains(told.id.as_str()));
+        news.sort_by_key(|told| of(told));
+        let mut turns: HashMap<&str, usize> = HashMap::new();
+        let turned = news.into_iter().map(|told| {
+            let spent = || self.spent.get(&told.namespace).copied().unwrap_or_default();
+            let turn = turns.entry(&told.namespace).or_insert_with(spent);
+            *turn += 1;
+            let (is_late, is_old) = of(told);
+            ((is_late, *turn, is_old), told)
+        });
+        let mut turned: Vec<_> = turned.collect();
+        turned.sort_by_key(|(turn, _)| *turn);
+        turned.into_iter().map(|(_, told)| told).collect()
     }
 
     /// Whether there is room for one more, which is taken then.
@@ -75,25 +93,37 @@ impl Teller {
         let now = Instant::now();
         let more = (now - self.at).as_secs_f64() / PACE.as_secs_f64();
         (self.room, self.at) = ((self.room + more).min(BURST), now);
+        if self.room >= BURST {
+            self.spent.clear();
+        }
         let takes = self.room >= 1.0;
         self.room -= f64::from(u8::from(takes));
         takes
     }
 
-    /// It has been, or cannot be.
-    pub(super) fn told(&mut self, told: &Told) {
+    /// It has been, or cannot be. Where no Event had to be made for that its room is there for another.
+    pub(super) fn told(&mut self, told: &Told, is_made: bool) {
         self.late.remove(&told.id);
-        self.said.extend(known(told).map(|known| (told.id.clone(), known)));
+        self.said.extend(told.word.map(|word| (told.id.clone(), word)));
+        match is_made {
+            true => *self.spent.entry(told.namespace.clone()).or_default() += 1,
+            false => self.give_back(),
+        }
     }
 
-    /// There was no time for it. Whether that is new.
+    /// There is room for another, since nothing was made.
+    pub(super) fn give_back(&mut self) {
+        self.room = (self.room + 1.0).min(BURST);
+    }
+
+    /// It could not be told now. Whether that is new.
     pub(super) fn failed(&mut self, told: &Told) -> bool {
         self.late.insert(told.id.clone())
     }
 }
 
 /// What is known that is to be told, if there is something. Of an object that cannot be read its own words are not, but that they are others.
-fn known(told: &Told) -> Option<u64> {
+pub(super) fn known(told: &Told) -> Option<u64> {
     word(told).map(|word| hash(&(word.hash, &told.lacking)))
 }
 
@@ -140,8 +170,8 @@ fn event(word: &Word, object: &DynamicObject, at: jiff::Timestamp) -> Value {
     })
 }
 
-/// Makes it. One that is there already is enough.
-pub(super) async fn tell(client: &Client, word: &Word, object: &DynamicObject) -> Result<(), kube::Error> {
+/// Makes it. One that is there already is enough; whether there was none.
+pub(super) async fn tell(client: &Client, word: &Word, object: &DynamicObject) -> Result<bool, kube::Error> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("events.k8s.io", "v1", "Event"));
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let events: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
@@ -149,8 +179,8 @@ pub(super) async fn tell(client: &Client, word: &Word, object: &DynamicObject) -
     let event = event.map_err(kube::Error::SerdeError)?;
     let params = PostParams { field_manager: Some(WHO.to_owned()), ..PostParams::default() };
     match events.create(&params, &event).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        made => made.map(drop),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        made => made.map(|_| true),
     }
 }
 
@@ -163,42 +193,83 @@ mod tests {
     fn told(name: &str) -> Told {
         Told {
             id: format!("TrafficRules shop/{name}"),
+            namespace: "shop".to_owned(),
             accepted: true,
             reason: "Accepted",
             ..Told::default()
         }
     }
 
+    /// As all that is known of a rule comes to a round.
+    fn read(told: Told) -> Told {
+        Told { word: known(&told), ..told }
+    }
+
     fn invalid(name: &str, message: &str) -> Told {
-        Told { accepted: false, reason: "Invalid", message: message.to_owned(), ..told(name) }
+        read(Told { accepted: false, reason: "Invalid", message: message.to_owned(), ..told(name) })
     }
 
     #[test]
     fn the_same_is_news_until_it_is_told_and_again_when_it_has_been_right_in_between() {
         let mut teller = Teller::default();
-        assert!(!teller.is_news(&told("web")), "nothing is wrong");
+        assert!(!teller.is_news(&read(told("web"))), "nothing is wrong");
         let bad = invalid("web", "no host");
         let said = word(&bad).unwrap();
         assert_eq!((said.reason, said.note.as_str()), ("Invalid", "no host"));
         assert!(teller.is_news(&bad) && teller.is_news(&bad), "nobody has told it");
-        assert!(teller.failed(&bad) && !teller.failed(&bad) && teller.is_late(&bad.id));
-        teller.told(&bad);
-        assert!(!teller.is_news(&bad) && !teller.is_late(&bad.id));
+        assert!(teller.failed(&bad) && !teller.failed(&bad) && teller.late.contains(&bad.id));
+        teller.told(&bad, true);
+        assert!(!teller.is_news(&bad) && !teller.late.contains(&bad.id));
         // Whoever cannot be read says something else by the time that it is asked for.
-        let other = Told { lacking: "another flaw".to_owned(), ..bad.clone() };
+        let other = read(Told { lacking: "another flaw".to_owned(), ..bad.clone() });
         assert!(teller.is_news(&other));
-        let lacking = Told { lacking: "web-1 refuses it".to_owned(), ..told("web") };
+        let lacking = read(Told { lacking: "web-1 refuses it".to_owned(), ..told("web") });
         assert_eq!(word(&lacking).unwrap().reason, "NotEnforced");
         assert!(teller.is_news(&lacking));
-        teller.told(&lacking);
+        teller.told(&lacking, true);
         // Only another number of proxies.
-        assert!(!teller.is_news(&Told { proxies: (3, 4), ..lacking }));
-        assert!(!teller.is_news(&told("web")));
+        assert!(!teller.is_news(&read(Told { proxies: (3, 4), ..lacking })));
+        assert!(!teller.is_news(&read(told("web"))));
         assert!(teller.is_news(&bad));
-        teller.told(&bad);
+        teller.told(&bad, true);
         teller.failed(&invalid("other", "no host"));
         teller.retain(&HashSet::new());
-        assert!(teller.said.is_empty() && teller.late.is_empty());
+        assert!(teller.said.is_empty() && teller.late.is_empty() && teller.spent.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_namespace_has_the_room_of_the_others() {
+        let mut teller = Teller::default();
+        let of = |namespace: &str, name: usize| {
+            let id = format!("TrafficRules {namespace}/{name}");
+            Told { id, namespace: namespace.to_owned(), ..invalid("web", "no host") }
+        };
+        let shop: Vec<Told> = (0..30).map(|name| of("shop", name)).collect();
+        let (bank, desk) = (of("bank", 0), of("desk", 0));
+        let all: Vec<&Told> = shop.iter().chain([&bank, &desk]).collect();
+        // One that changes its rules all the time, so their statuses are the newest.
+        let fresh: HashSet<&str> = shop.iter().map(|told| told.id.as_str()).collect();
+        let order = |teller: &Teller| -> Vec<String> {
+            let all = teller.in_turn(all.clone(), &fresh).into_iter();
+            all.map(|told| told.id.replace("TrafficRules ", "")).take(4).collect()
+        };
+        assert_eq!(order(&teller), ["shop/0", "bank/0", "desk/0", "shop/1"]);
+        for told in &shop[..2] {
+            assert!(teller.takes());
+            teller.told(told, true);
+        }
+        assert_eq!(order(&teller)[..3], ["bank/0", "desk/0", "shop/0"], "it has had two");
+        teller.failed(&bank);
+        assert_eq!(order(&teller)[..2], ["desk/0", "shop/0"], "what failed comes last");
+        // When there is all room again nobody has had more than others.
+        advance(2 * PACE).await;
+        assert!(teller.takes() && teller.spent.is_empty());
+        assert_eq!(order(&teller)[..2], ["shop/0", "desk/0"]);
+        let ids: HashSet<&str> = [bank.id.as_str()].into();
+        teller.told(&bank, true);
+        teller.told(&desk, true);
+        teller.retain(&ids);
+        assert_eq!(teller.spent.keys().collect::<Vec<_>>(), ["bank"]);
     }
 
     #[tokio::test(start_paused = true)]

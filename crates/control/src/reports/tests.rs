@@ -98,6 +98,14 @@ struct Seen {
 
 /// A cluster whose rules cannot be read. Each Event is answered by this status; nothing: not at all.
 fn cluster(takes: impl Fn(&str) -> Option<u16> + Clone + Send + 'static) -> (Client, Arc<Mutex<Seen>>) {
+    cluster_of(takes, |_| false)
+}
+
+/// The same, where the authors of some mend them as soon as they have a status.
+fn cluster_of(
+    takes: impl Fn(&str) -> Option<u16> + Clone + Send + 'static,
+    mended: fn(&str) -> bool,
+) -> (Client, Arc<Mutex<Seen>>) {
     let seen: Arc<Mutex<Seen>> = Arc::default();
     let all = seen.clone();
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -118,8 +126,9 @@ fn cluster(takes: impl Fn(&str) -> Option<u16> + Clone + Send + 'static) -> (Cli
                 status = answer;
             }
             let value = if status < 400 {
+                let timeout = if all.lock().patched.contains(&name) && mended(&name) { "9s" } else { "soon" };
                 json!({
-                    "apiVersion": "outrigger.io/v1", "kind": "TrafficRules", "spec": {"timeout": "soon"},
+                    "apiVersion": "outrigger.io/v1", "kind": "TrafficRules", "spec": {"service": "web", "timeout": timeout},
                     "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1, "resourceVersion": "1"},
                 })
             } else {
@@ -180,6 +189,19 @@ async fn who_found_no_room_for_its_event_has_it_later_though_its_status_is_news_
     let seen = seen.lock();
     let told: BTreeSet<String> = seen.events.iter().cloned().collect();
     assert_eq!((told.len(), &told), (30, &seen.patched));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_no_event_takes_the_room_of_none() {
+    // Objects that have changed since they were judged, before the watch has said so.
+    let (client, seen) = cluster_of(|_| Some(201), |name| !name.starts_with("web-2"));
+    let reporter = reporter(40).await;
+    assert_eq!(rounds(3, &reporter, &client, &seen).await, [11, 11, 11]);
+    assert!(seen.lock().events.iter().all(|name| name.starts_with("web-2")));
+    // Events that whoever led before has made.
+    let (client, seen) = cluster(|_| Some(409));
+    let reporter = self::reporter(40).await;
+    assert_eq!(rounds(2, &reporter, &client, &seen).await, [40, 40]);
 }
 
 /// As with a webhook for everything that is away: statuses are not its matter.

@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use outrigger_rules::Finding;
 use serde_json::{Value, json};
 
+use super::events;
 use crate::api::route_status;
 use crate::enforced::Unenforced;
 use crate::keeper::{Published, Rule};
@@ -41,6 +42,8 @@ pub(super) struct Told {
     pub(super) unheard: String,
     /// Of a route or a policy of the Gateway API: its conditions by parent, or by ancestor.
     pub(super) parents: Vec<Value>,
+    /// What an Event would say of it, if one would, as a number.
+    pub(super) word: Option<u64>,
 }
 
 impl Hash for Told {
@@ -130,7 +133,8 @@ pub(super) fn all(
         }
         Some(told)
     });
-    owned.chain(shadowed).chain(flawed).collect()
+    let all = owned.chain(shadowed).chain(flawed);
+    all.map(|told| Told { word: events::known(&told), ..told }).collect()
 }
 
 fn in_force(
