@@ -32,7 +32,7 @@ pub(crate) use decision::MIRROR;
 pub use decision::decides_alone;
 pub use release::Release;
 pub use settings::{FailurePolicy, InjectSettings, NativeSidecar, PullSecret};
-pub use status::uninject;
+pub use status::{taken_back, uninject};
 
 /// The annotation that says what was injected.
 pub const STATUS: &str = "outrigger.io/status";

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use outrigger_control::Settings;
 use outrigger_control::inject::workload::{Kind, called, kind};
 use outrigger_control::inject::{
-    InjectSettings, Injection, Mesh, Namespace, Release, Subject, inject, uninject, yaml,
+    InjectSettings, Injection, Mesh, Namespace, Release, Subject, inject, taken_back, uninject, yaml,
 };
 use outrigger_identity::TrustBundle;
 use serde_json::Value;
@@ -78,23 +78,22 @@ impl Inject {
         let kubernetes = self.kubernetes_version;
         let like = self.applied()?;
         self.input.each(&|pod, place| {
-            let earlier = like.get(&place.key());
             let namespace = Namespace::enabled(place.namespace, settings.revision.as_deref());
             let workload = place.workload;
             let subject =
-                Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier };
-            injected(&settings, &mesh, subject)
+                Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier: None };
+            injected_like(like.as_ref(), place, (&settings, &mesh), subject)
         })
     }
 
     /// What is applied by now, if that is said.
-    fn applied(&self) -> anyhow::Result<Applied> {
-        let Some(path) = &self.like else { return Ok(Applied::new()) };
+    fn applied(&self) -> anyhow::Result<Option<Applied>> {
+        let Some(path) = &self.like else { return Ok(None) };
         let standard = Path::new("-");
         if path == standard && self.input.files.iter().any(|file| file == standard) {
             bail!("standard input is read once: of --file and --like one has to be a file");
         }
-        self.input.applied(&path.display().to_string(), &read(path)?)
+        self.input.applied(&path.display().to_string(), &read(path)?).map(Some)
     }
 
     async fn told(&self) -> anyhow::Result<(InjectSettings, Mesh)> {
@@ -136,10 +135,37 @@ fn injected(settings: &InjectSettings, mesh: &Mesh, subject: Subject<'_>) -> any
     })
 }
 
+/// The same as what is applied by now, where that is said.
+fn injected_like(
+    applied: Option<&Applied>,
+    place: Place<'_>,
+    (settings, mesh): (&InjectSettings, &Mesh),
+    subject: Subject<'_>,
+) -> anyhow::Result<Done> {
+    let earlier = applied.and_then(|all| all.get(&place.key()));
+    let mut done = injected(settings, mesh, Subject { earlier, ..subject })?;
+    let is_new = !has_hooks(subject.pod) && done.pod.as_ref().is_some_and(has_hooks);
+    if applied.is_some() && earlier.is_none() && is_new {
+        done.said.push(format!(
+            "--like has nothing of it in namespace {} (-n says which): its hooks get new paths",
+            place.namespace
+        ));
+    }
+    Ok(done)
+}
+
+/// Whether it has a hook with a secret path.
+fn has_hooks(pod: &Value) -> bool {
+    let text = pod.to_string();
+    ["/prestopz/", "/poststartz/"].iter().any(|part| text.contains(part))
+}
+
 fn removed(pod: &Value, _: Place<'_>) -> anyhow::Result<Done> {
     let undone = uninject(pod)?;
-    let said =
-        if undone.is_none() { vec!["left alone: nothing was injected".to_owned()] } else { Vec::new() };
+    let said = match &undone {
+        None => vec!["left alone: nothing was injected".to_owned()],
+        Some(_) => taken_back(pod),
+    };
     Ok(Done { pod: undone, said })
 }
 

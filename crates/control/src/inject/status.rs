@@ -268,6 +268,14 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, InjectError> {
     without_ours(pod, &status, None).map(|bare| Some(bare.pod))
 }
 
+/// What [`uninject`] takes back of what templates have changed, by the Pod's own word, a line for each: what it is that its author has the operator
+/// do.
+pub fn taken_back(pod: &Value) -> Vec<String> {
+    let text = pod["metadata"]["annotations"][STATUS].as_str();
+    let status = text.and_then(|text| Status::read(text).ok());
+    status.map(|status| templates::told(&status.templates)).unwrap_or_default()
+}
+
 /// Takes out what was put in; of templates what these have, where there are some.
 fn without_ours(pod: &Value, status: &Status, templates: Option<&[&Fields]>) -> Result<Bare, InjectError> {
     let mut pod = pod.clone();

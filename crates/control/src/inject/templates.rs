@@ -13,6 +13,10 @@ use serde_json::Value;
 
 use super::{Fields, INIT, InjectError, PLACES, SIDECAR, STATUS, VALIDATION, fields, impossible, list};
 
+mod told;
+
+pub(super) use told::told;
+
 /// By which a Pod names its own, the first that is there.
 pub(super) const NAMED: [&str; 2] = ["outrigger.io/templates", "inject.istio.io/templates"];
 /// Istio's name for the sidecar itself, which is always there.

@@ -201,21 +201,60 @@ fn what_is_like_what_is_applied_keeps_the_secret_paths_of_its_hooks() {
         let applied = input(false).applied("applied.yaml", applied).unwrap();
         let add: Change<'_> = &|pod, place| {
             let namespace = Namespace::enabled(place.namespace, None);
-            let (workload, earlier) = (place.workload, applied.get(&place.key()));
+            let (workload, kubernetes) = (place.workload, None);
             let subject =
-                Subject { pod, namespace: &namespace, workload, kubernetes: None, by_hand: true, earlier };
-            injected(&settings, &mesh, subject)
+                Subject { pod, namespace: &namespace, workload, kubernetes, by_hand: true, earlier: None };
+            injected_like(Some(&applied), place, (&settings, &mesh), subject)
         };
-        printed(&input(false), text, add).0
+        printed(&input(false), text, add)
     };
-    assert_eq!(again(&first), first);
-    assert_ne!(again(""), first, "nothing is applied yet");
-    assert_ne!(again(&first.replace("name: web\n", "name: other\n")), first);
+    assert_eq!(again(&first), (first.clone(), Vec::new()));
+    // Nothing is applied yet, or what is has another name or stands in another namespace.
+    for other in [
+        "",
+        &first.replace("\n  name: web\n", "\n  name: other\n"),
+        &first.replace("\n  name: web\n", "\n  name: web\n  namespace: shop\n"),
+    ] {
+        let (out, said) = again(other);
+        assert_ne!(out, first, "{other}");
+        let word = "s.yaml:1: Deployment web: --like has nothing of it in namespace default";
+        assert!(said.len() == 1 && said[0].starts_with(word), "{said:?}");
+    }
     // As `kubectl get` prints what a file names.
     let mut applied: Value = serde_saphyr::from_str(&first).unwrap();
     applied["metadata"]["namespace"] = "default".into();
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [applied]});
-    assert_eq!(again(&list.to_string()), first);
+    assert_eq!(again(&list.to_string()), (first, Vec::new()));
+}
+
+#[test]
+fn what_an_author_says_of_templates_is_told_when_it_is_taken_back() {
+    let status = serde_json::json!({
+        "version": "", "revision": "default", "containers": [], "volumes": [], "labels": [], "annotations": [], "made": [],
+        "probes": {}, "templates": [
+            {"at": ["spec", "hostPID"], "was": true},
+            {"at": ["spec", "priorityClassName"], "was": "low", "is": "high"},
+            {"at": ["spec", "containers", "agent"]},
+        ],
+    });
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "b", "annotations": {"outrigger.io/status": status.to_string()}},
+        "spec": {"priorityClassName": "high", "containers": [{"name": "app"}, {"name": "agent"}]},
+    });
+    let (out, said) = printed(&input(false), &pod.to_string(), &removed);
+    let after: Value = serde_saphyr::from_str(&out).unwrap();
+    let spec =
+        serde_json::json!({"hostPID": true, "priorityClassName": "low", "containers": [{"name": "app"}]});
+    assert_eq!(after["spec"], spec);
+    assert_eq!(
+        said,
+        [
+            "s.yaml:1: Pod b: spec.containers.agent goes, which a template is said to have added",
+            "s.yaml:1: Pod b: spec.priorityClassName is \"low\" again, as before a template, unless it has been edited since",
+            "s.yaml:1: Pod b: spec.hostPID is true again, as before a template",
+        ]
+    );
 }
 
 #[test]
