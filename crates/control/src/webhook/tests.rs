@@ -4,6 +4,7 @@ use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt;
 use outrigger_identity::AuthorityOptions;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::desk::MOST;
@@ -12,16 +13,16 @@ use crate::registry::Row;
 use crate::registry::kubernetes::KubernetesSettings;
 
 /// An API server that knows one namespace, and counts how often it is asked.
-async fn api_server(labels: Value) -> (String, Arc<AtomicU64>) {
+async fn api_server(labels: Value) -> (String, watch::Receiver<u64>) {
     api_server_of(Arc::new(Mutex::new(labels))).await
 }
 
 /// One whose namespace may say something else later.
-async fn api_server_of(labels: Arc<Mutex<Value>>) -> (String, Arc<AtomicU64>) {
-    let asked = Arc::new(AtomicU64::new(0));
-    let count = asked.clone();
+async fn api_server_of(labels: Arc<Mutex<Value>>) -> (String, watch::Receiver<u64>) {
+    let (count, asked) = watch::channel(0);
+    let count = Arc::new(count);
     let namespace = move |axum::extract::Path(name): axum::extract::Path<String>| {
-        count.fetch_add(1, Ordering::Relaxed);
+        count.send_modify(|asked| *asked += 1);
         let labels = labels.lock().clone();
         let (status, body) = match name.as_str() {
             "shop" => (
@@ -139,13 +140,13 @@ async fn a_pod_of_a_namespace_that_asks_gets_its_sidecar_and_the_namespace_is_as
     let env = pod["spec"]["initContainers"][1]["env"][5]["value"].as_str().unwrap();
     assert!(env.contains("BEGIN CERTIFICATE"), "{env}");
     response(&router, review).await;
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(*asked.borrow(), 1);
 }
 
 /// Whose API server does not answer for made-up names, which are asked for in crowds once it has been asked for `shop`.
-async fn crowded(familiar: bool) -> (Router, Arc<AtomicU64>, Vec<tokio::task::JoinHandle<Value>>) {
+async fn crowded(familiar: bool) -> (Router, watch::Receiver<u64>, Vec<tokio::task::JoinHandle<Value>>) {
     let labels = Arc::new(Mutex::new(json!({"istio-injection": "disabled"})));
-    let (file, asked) = api_server_of(labels.clone()).await;
+    let (file, mut asked) = api_server_of(labels.clone()).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kubeconfig");
     std::fs::write(&path, file).unwrap();
@@ -153,18 +154,14 @@ async fn crowded(familiar: bool) -> (Router, Arc<AtomicU64>, Vec<tokio::task::Jo
     if familiar {
         assert_eq!(response(&router, review("shop", json!({}))).await.get("patch"), None);
     }
-    let before = asked.load(Ordering::Relaxed);
+    let turns = *asked.borrow() + 4;
     let crowd = (0..60).map(|number| {
         let (router, review) = (router.clone(), review(&format!("nowhere-{number}"), json!({})));
         tokio::spawn(async move { response(&router, review).await })
     });
     let crowd = crowd.collect();
-    let all_turns = async {
-        while asked.load(Ordering::Relaxed) < before + 4 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), all_turns).await.expect("strangers have four turns");
+    let all_turns = tokio::time::timeout(Duration::from_secs(20), asked.wait_for(|asked| *asked >= turns));
+    all_turns.await.expect("strangers have four turns").unwrap();
     *labels.lock() = json!({"istio-injection": "enabled"});
     (router, asked, crowd)
 }
@@ -174,13 +171,9 @@ async fn questions_about_names_that_nobody_knows_hold_up_no_pod_of_a_namespace_t
     // It has had a Pod, or the mesh has something in it.
     for familiar in [true, false] {
         let (router, asked, crowd) = crowded(familiar).await;
-        let before = asked.load(Ordering::Relaxed);
+        let before = *asked.borrow();
         assert!(response(&router, review("shop", json!({}))).await["patch"].is_string());
-        assert_eq!(
-            asked.load(Ordering::Relaxed),
-            before + 1,
-            "strangers have four turns, and it has another"
-        );
+        assert_eq!(*asked.borrow(), before + 1, "strangers have four turns, and it has another");
         // Those for whom there was no room are told at once; it did not have to wait until the others' turns were over.
         let (answered, waits): (Vec<_>, Vec<_>) = crowd.into_iter().partition(|one| one.is_finished());
         assert_eq!((answered.len(), waits.len()), (52, 8));
@@ -202,14 +195,14 @@ async fn what_a_namespace_said_a_moment_ago_leaves_no_pod_without_a_sidecar() {
     let router = injector(Some(&path));
     let no = response(&router, review("shop", json!({}))).await;
     assert!(no["allowed"] == true && no.get("patch").is_none(), "{no}");
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(*asked.borrow(), 1);
     *labels.lock() = json!({"istio-injection": "enabled"});
     let yes = response(&router, review("shop", json!({}))).await;
     assert!(yes["patch"].is_string(), "{yes}");
-    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(*asked.borrow(), 2);
     // A yes is kept: Pods of a Deployment come in crowds.
     response(&router, review("shop", json!({}))).await;
-    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(*asked.borrow(), 2);
 }
 
 #[tokio::test]
