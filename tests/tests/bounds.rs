@@ -77,6 +77,7 @@ async fn at_the_limit_of_descriptors_admin_xds_and_an_honest_client_go_on() {
         pid: sidecar.id().unwrap(),
         grows: 32,
         keeps: 24,
+        page: (sidecar.admin, "/stats/prometheus"),
     });
     let what = "300 connections that rest or are silent, and 128 descriptors";
     let mut attack = Attack::begin(what, &victims, web.outbound[0], "/").await;

@@ -60,7 +60,13 @@ async fn six_hundred_silent_connections_lock_out_neither_operators_nor_sidecars(
     let tls = TlsConnector::from(client_config(&credentials, anybody, &[b"h2"]).unwrap());
     // Strangers have 512 connections at most, of 64 KiB and what TLS holds of each.
     let pid = mesh.control_id().unwrap();
-    let control = Victim { name: "control plane", pid, grows: 64, keeps: 48 };
+    let control = Victim {
+        name: "control plane",
+        pid,
+        grows: 64,
+        keeps: 48,
+        page: (mesh.address(1, 15014), "/metrics"),
+    };
     let what = "600 silent connections at the control plane's port";
     let attack = Attack::begin(what, &[control], mesh.address(1, 15014), "/ready").await;
 

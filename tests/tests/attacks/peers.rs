@@ -128,7 +128,13 @@ async fn handshakes_without_end_keep_no_rule_from_the_sidecars() {
     let stage = Stage::with("512Mi").await;
     let tls = tls(&stage.mesh, false).await;
     let pid = stage.mesh.control_id().unwrap();
-    let control = Victim { name: "control plane", pid, grows: 32, keeps: 24 };
+    let control = Victim {
+        name: "control plane",
+        pid,
+        grows: 32,
+        keeps: 24,
+        page: (stage.mesh.address(1, 15014), "/metrics"),
+    };
     let what = "320 handshakes with the control plane";
     let attack = Attack::begin(what, &[control], stage.mesh.address(1, 15014), "/ready").await;
     let to = stage.mesh.address(1, 15012);
@@ -180,16 +186,12 @@ spec: {host: stock, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 1s}}}
         crowd.push(frames);
     }
     let began = Instant::now();
-    let waiting: Vec<_> = (0..20)
-        .map(|_| {
-            let to = web.outbound[1];
-            tokio::spawn(async move { get(to, "/", "").await })
-        })
-        .collect();
+    let patience = Duration::from_secs(30);
+    let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(asked(web.outbound[1], "/", patience))).collect();
     // Half of the crowd has gone before there is an answer.
     crowd.truncate(2);
     for one in waiting {
-        let (status, text) = one.await.unwrap().unwrap();
+        let (status, text) = one.await.unwrap();
         assert_eq!(status, 503, "{text}");
     }
     let waited = began.elapsed();

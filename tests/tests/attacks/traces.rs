@@ -81,7 +81,13 @@ async fn export(to: SocketAddr, messages: std::ops::Range<usize>) {
 async fn spans_without_end_and_questions_about_them_have_their_bounds() {
     let stage = Stage::with("512Mi").await;
     let pid = stage.mesh.control_id().unwrap();
-    let control = Victim { name: "control plane", pid, grows: 288, keeps: 160 };
+    let control = Victim {
+        name: "control plane",
+        pid,
+        grows: 288,
+        keeps: 160,
+        page: (stage.mesh.address(1, 15014), "/metrics"),
+    };
     let what = "250 MiB of spans, and questions about all of them";
     let attack = Attack::begin(what, &[control], stage.mesh.address(1, 15014), "/ready").await;
     let exporting: Vec<_> = (0..4)
@@ -93,14 +99,11 @@ async fn spans_without_end_and_questions_about_them_have_their_bounds() {
     for one in exporting {
         one.await.unwrap();
     }
-    let asking: Vec<_> = (0..8)
-        .map(|_| {
-            let query = stage.mesh.address(1, 16686);
-            tokio::spawn(async move { get(query, "/api/traces?service=flood&limit=1500", "").await })
-        })
-        .collect();
+    let query = stage.mesh.address(1, 16686);
+    let question = || asked(query, "/api/traces?service=flood&limit=1500", Duration::from_secs(120));
+    let asking: Vec<_> = (0..8).map(|_| tokio::spawn(question())).collect();
     for one in asking {
-        let (status, text) = one.await.unwrap().unwrap();
+        let (status, text) = one.await.unwrap();
         assert_eq!(status, 200);
         let length = body(&text).len();
         assert!((1 << 20..9 << 20).contains(&length), "{length} bytes are answered");
