@@ -139,11 +139,16 @@ impl Network {
         to: &Attachment<'_>,
         config: &Value,
     ) -> Result<Value, Value> {
-        let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let (inside, program) = (scratch.path().join("root"), self.plugins.join(kind));
-        std::fs::create_dir(&inside).map_err(|error| error.to_string())?;
+        let program = self.plugins.join(kind);
+        // Where the node's root is put together, for as long as the program runs.
+        let mut scratch = None;
         let mut process = match &self.node {
-            Some(node) => node.program(&inside, &program)?,
+            Some(node) => {
+                let scratch = scratch.insert(tempfile::tempdir().map_err(|error| error.to_string())?);
+                let inside = scratch.path().join("root");
+                std::fs::create_dir(&inside).map_err(|error| error.to_string())?;
+                node.program(&inside, &program)?
+            }
             None => Command::new(program),
         };
         process

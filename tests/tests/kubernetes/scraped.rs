@@ -129,6 +129,7 @@ async fn a_real_prometheus_has_the_metrics_of_the_application_and_of_its_sidecar
         prometheus.until(&of("outrigger_app_metrics_up", ""), "1").await;
         prometheus.until(&of("app_up", &format!(",name=\"{name}\"")), "1").await;
         prometheus.until(&of("app_orders_total", ""), "3").await;
+        // No question has a deadline, so none was served that its client had given up: three, and no fourth.
         let counted = of("istio_requests_total", ",reporter=\"destination\",response_code=\"200\"");
         prometheus.until(&format!("sum({counted})"), "3").await;
         // Whose name is the sidecar's, that is the sidecar's.

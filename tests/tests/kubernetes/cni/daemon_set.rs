@@ -2,6 +2,8 @@
 //! the plugin into the node's configuration, and Pods that start then are intercepted, none of whose containers may do that. An upgrade leaves
 //! the plugin in its place, and `outrigger uninstall` takes it out.
 
+use std::os::unix::fs::MetadataExt;
+
 use outrigger_tests::cluster::INSTALLED_CNI;
 use outrigger_tests::kubelet::network::Node;
 
@@ -81,11 +83,14 @@ async fn a_daemon_set_that_a_controller_runs_intercepts_pods_until_it_is_taken_o
     };
     crosses("catalog").await;
 
-    // An upgrade: the plugin stays, so that no Pod starts without its rules meanwhile, and is answered by the new agent.
+    // An upgrade: the plugin stays, so that no Pod starts without its rules meanwhile, and is answered by the new agent. Whoever writes the
+    // configuration makes another file of it: that it is the same one says that nobody has taken the plugin out and put it in again.
+    let file = || std::fs::metadata(files.path("net.d/10-pods.conflist")).unwrap().ino();
+    let before = file();
     place.cluster.kubectl(&["-n", "kube-system", "rollout", "restart", "daemonset/outrigger-cni"]).unwrap();
     place.cluster.apply(&deployment("late", "v1", 1));
     agent(&installed, &first).await;
-    assert_eq!(files.plugins(), [HOST, "outrigger-cni"]);
+    assert_eq!((files.plugins(), file()), (vec![HOST.to_owned(), "outrigger-cni".to_owned()], before));
     let [late] = place.until_ready("late", 1).await.try_into().unwrap();
     is_intercepted(place, &late);
     crosses("late").await;
