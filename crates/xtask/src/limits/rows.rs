@@ -364,6 +364,21 @@ pub const ROWS: &[Row] = &[
         ],
     ),
     (
+        "Events of rules",
+        &[
+            ("control/src/reports/events.rs", &["BURST: f64 = {}.0;", "PACE"]),
+            ("control/src/reports.rs", &["EVENT", "EVENTS"]),
+        ],
+    ),
+    ("ports that an annotation of a Service", &[("rules/src/dialect/service/opaque.rs", &["MOST"])]),
+    (
+        "keys of a cluster's tokens",
+        &[
+            ("control/src/service_accounts/kept.rs", &["MOST"]),
+            ("control/src/service_accounts/offline.rs", &["OLD"]),
+        ],
+    ),
+    (
         "a question about a rule",
         &[("control/src/webhook/validate.rs", &["PATIENCE", "JUDGEMENT", "ANALYSES"])],
     ),
