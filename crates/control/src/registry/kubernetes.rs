@@ -36,7 +36,7 @@ mod releases;
 mod roots;
 mod watch;
 
-use cluster::{Cluster, NODE, Named, Said, Thing};
+use cluster::{Cluster, NODE, Named, SERVICE, Said, Thing};
 use releases::Releases;
 use watch::{Kinds, News, Watch};
 
@@ -179,7 +179,8 @@ impl Kubernetes {
         let news = self.cluster.put(kind, &key.1, thing);
         self.untold |= before != flaw || self.cluster.refused().len() != refused;
         if is_news(kind, &news) {
-            for what in idle {
+            let disputed = if kind == SERVICE { self.cluster.disputed(&key.1) } else { None };
+            for what in idle.into_iter().chain(disputed) {
                 if let Some(suppressed) = IDLE.admit() {
                     let object = format!("{kind} {}/{}", key.1.0, key.1.1);
                     tracing::warn!(object, suppressed, "{what}");

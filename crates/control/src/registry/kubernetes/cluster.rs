@@ -22,6 +22,8 @@ use crate::instance::{Instance, Labels, MAX_OF_POD, MOST_ALIASES, Port, Protocol
 use crate::registry::{Event, Item, Key};
 use crate::world::selected;
 
+mod disputed;
+
 /// Namespace and name.
 pub(super) type Named = (String, String);
 

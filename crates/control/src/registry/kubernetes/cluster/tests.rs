@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::instance::State;
 
-fn named(name: &str) -> Named {
+pub(super) fn named(name: &str) -> Named {
     ("shop".to_owned(), name.to_owned())
 }
 
@@ -20,7 +20,7 @@ fn pod(name: &str, labels: serde_json::Value, ready: bool) -> Thing {
     Thing::Pod(Pod::of(&serde_json::from_value(pod).unwrap()).map(Box::new))
 }
 
-fn service(name: &str, spec: &str) -> Thing {
+pub(super) fn service(name: &str, spec: &str) -> Thing {
     let text =
         format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n");
     let mut parsed = parse_with("", &text, &ParseOptions::default());
