@@ -311,8 +311,7 @@ async fn one_clients_cancellations_cost_nobody_a_request() {
     let stage = Stage::with("512Mi").await;
     // They are answered when the attack is over.
     let patience = Duration::from_secs(180);
-    let others: Vec<_> =
-        (0..20).map(|_| tokio::spawn(asked(stage.entry(), "/later", patience))).collect();
+    let others: Vec<_> = (0..20).map(|_| tokio::spawn(asked(stage.entry(), "/later", patience))).collect();
     stage.app.until(20).await;
     let attack =
         Attack::begin("3000 cancellations by one client", &stage.both(48, 32), stage.entry(), "/").await;
