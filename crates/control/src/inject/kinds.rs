@@ -79,8 +79,8 @@ pub(super) fn warnings(
         ));
     }
     // With the CNI plugin the rules are there from the beginning, and a plain sidecar comes after the init containers.
-    let all = pod["spec"]["initContainers"].as_array().into_iter().flatten();
-    let mut others = all.filter_map(|one| one["name"].as_str());
+    let containers = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    let mut others = containers.filter_map(|one| one["name"].as_str());
     if let Some(first) = others.find(|name| ![INIT, VALIDATION].contains(name)).filter(|_| settings.cni) {
         all.push(format!(
             "init container {first} starts before the sidecar, and the CNI plugin's rules are there already: what it connects to is refused; \

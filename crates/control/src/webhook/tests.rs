@@ -70,7 +70,7 @@ fn injector_among(kubeconfig: Option<&std::path::Path>, registries: &Table) -> R
 fn injector_of(
     kubeconfig: Option<&std::path::Path>,
     registries: &Table,
-    inhabited: Box<namespaces::Inhabited>,
+    inhabited: Box<Inhabited>,
 ) -> Router {
     let row = kubeconfig.map(|path| Row {
         kubernetes: Some(KubernetesSettings {
