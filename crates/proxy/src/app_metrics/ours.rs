@@ -96,6 +96,7 @@ const SINGLE: &[&str] = &[
     "outrigger_raced_connections_total",
     "outrigger_rate_limited_total",
     "outrigger_registered",
+    "outrigger_retries_unreplayable_total",
     "outrigger_shed_connections_total",
     "outrigger_shed_requests_total",
     "outrigger_spans_dropped_total",

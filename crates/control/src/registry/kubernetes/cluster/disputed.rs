@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn services_that_say_different_things_of_one_port_are_told() {
         let told = |one: &str, other: &str, selector: &str| {
-            let mut cluster = Cluster::new(String::new());
+            let mut cluster = Cluster::default();
             let mut put = |name: &str, selector: &str, ports: &str| {
                 let spec = format!("{{selector: {{app: {selector}}}, ports: [{ports}]}}");
                 cluster.put(SERVICE, &named(name), service(name, &spec));
