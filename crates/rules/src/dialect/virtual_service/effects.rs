@@ -117,7 +117,7 @@ pub(super) fn retries(reader: &mut Reader<'_>, at: Option<At<'_>>) -> RetryPolic
     let Some(at) = at else { return default };
     let Some(fields) = reader.fields(&at, &RETRIES) else { return default };
     let attempts = reader.number(fields.get("attempts"), 0..=100);
-    let is_said = |name: &&'static str| fields.get(*name).is_some_and(|at| at.node.to_json() != "");
+    let is_said = |name: &&'static str| fields.get(name).is_some_and(|at| at.node.to_json() != "");
     let said = ["perTryTimeout", "retryOn", "retryRemoteLocalities"].into_iter().find(is_said);
     let off = attempts == Some(0) || !fields.has("attempts");
     if let Some(said) = said.filter(|_| off) {
