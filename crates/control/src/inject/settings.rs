@@ -211,6 +211,7 @@ impl InjectSettings {
             bail!("logLevel: \"{}\" is not a filter such as info,outrigger_proxy=debug", self.log_level);
         }
         super::templates::validate(&self.templates, &self.default_templates)?;
+        super::templates::keeps_what_it_needs(&self.sidecar, "sidecar")?;
         let context = self.sidecar.get("securityContext");
         if context.is_some_and(|context| !context.is_object() || context.get("runAsUser").is_some()) {
             bail!(
@@ -219,7 +220,6 @@ impl InjectSettings {
                 super::UID
             );
         }
-        super::templates::keeps_what_it_needs(&self.sidecar, "sidecar")?;
         if !self.resources.is_object() {
             bail!("resources: is not a mapping with requests and limits");
         }
