@@ -68,16 +68,17 @@ pub(super) fn encode(filters: &[HttpFilter], kind: ClientKind) -> Vec<hcm::HttpF
 
 /// The user objects behind filters, as they ride on their chain: by the position of a filter among those whose origins have that name.
 pub(super) fn origins(filters: &[HttpFilter]) -> impl Iterator<Item = (String, Value)> {
-    let mut by_name: BTreeMap<&'static str, (usize, Vec<(String, Value)>)> = BTreeMap::new();
+    let (mut counts, mut by_name) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
     for filter in filters {
         if let Some((name, value)) = (row(filter).origins)(filter) {
-            let (index, all) = by_name.entry(name).or_default();
-            all.extend(value.map(|value| (index.to_string(), value)));
+            let index = counts.entry(name).or_insert(0_usize);
+            if let Some(value) = value {
+                by_name.entry(name).or_default().push((index.to_string(), value));
+            }
             *index += 1;
         }
     }
-    let said = by_name.into_iter().filter(|(_, (_, all))| !all.is_empty());
-    said.map(|(name, (_, all))| (name.to_owned(), map(all)))
+    by_name.into_iter().map(|(name, all)| (name.to_owned(), map(all)))
 }
 
 /// `metadata` is the filter chain's.

@@ -10,6 +10,9 @@ use crate::wire::core::Metadata;
 use crate::wire::hcm::{self, http_filter::ConfigType};
 use crate::wire::protobuf::{Any, Value};
 
+/// Under which name the user objects behind a filter ride on its chain, and what there is for this one.
+pub(super) type Origins = (&'static str, Option<Value>);
+
 /// A filter. What it writes, and whose origins it tells, is always its own.
 pub(super) struct Row {
     /// Whether a message is its.
@@ -20,12 +23,12 @@ pub(super) struct Row {
     pub(super) reads_disabled: bool,
     /// Writes one, for a kind of client that knows it.
     pub(super) write: fn(&HttpFilter, &mut Writing),
-    /// The user objects behind it, which ride on the filter chain: under which name, and what for this one.
-    pub(super) origins: fn(&HttpFilter) -> Option<(&'static str, Option<Value>)>,
+    /// The user objects behind it.
+    pub(super) origins: fn(&HttpFilter) -> Option<Origins>,
 }
 
 /// A filter that has no origins on the chain.
-pub(super) fn nothing(_: &HttpFilter) -> Option<(&'static str, Option<Value>)> {
+pub(super) fn nothing(_: &HttpFilter) -> Option<Origins> {
     None
 }
 
