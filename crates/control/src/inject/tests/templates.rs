@@ -347,7 +347,7 @@ fn what_others_have_put_into_what_a_template_has_added_is_read_as_nobody_s_wish(
     // A template lays its own again.
     after["spec"]["containers"].as_array_mut().unwrap().last_mut().unwrap()["readinessProbe"]["httpGet"]["port"] =
         9000.into();
-    assert_eq!(again, after);
+    assert_eq!(again["spec"], after["spec"]);
 }
 
 #[test]

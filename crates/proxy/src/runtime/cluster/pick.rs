@@ -44,6 +44,9 @@ pub struct Left<'a> {
 
 type Priorities = SmallVec<[u32; 4]>;
 
+/// A level whose members were all tried in vain: which they are, and their weights where some are not usable.
+type Again<'l> = (&'l Level, SmallVec<[u32; 4]>, Option<Weights>);
+
 impl Left<'_> {
     /// Which are left by now: as Envoy's `previous_priorities`, that begins anew where nobody else is usable.
     fn priorities(&self, table: &EndpointTable, usable: impl Fn(&EndpointState) -> bool) -> Priorities {
@@ -196,7 +199,7 @@ impl ClusterHandle {
         let usable_now = |member: &EndpointState| {
             of(member) && !self.lasting.ejections.is_ejected(&member.load.health, now)
         };
-        let mut again: Option<(&Level, SmallVec<[u32; 4]>, Option<Weights>)> = None;
+        let mut again: Option<Again<'_>> = None;
         let left = left.map_or_else(Priorities::new, |left| left.priorities(table, usable_now));
         let first = self.first_level(table, ctx, &of, |level, member| {
             !left.contains(&level.priority) && usable_now(member)
