@@ -233,8 +233,8 @@ pub(super) fn lay(
     changes.retain(|change| {
         let of_list = change.at.first().is_some_and(|part| part == "spec");
         // What is ours goes as a whole, and so does what was added.
-        !(of_list && change.at.get(2).is_some_and(|item| item == SIDECAR))
-            && !stays.iter().any(|whole| change.at.starts_with(&whole.at))
+        let is_ours = of_list && change.at.get(2).is_some_and(|item| item == SIDECAR);
+        !(is_ours || stays.iter().any(|whole| change.at.starts_with(&whole.at)))
     });
     Ok(stays.into_iter().chain(changes).collect())
 }
@@ -410,7 +410,7 @@ fn laid<'t>(template: &'t Fields, change: &Change) -> Option<&'t Value> {
         };
         field = word;
     }
-    let is_whole = !over.is_object() && !(over.is_array() && key_of(field).is_some());
+    let is_whole = !(over.is_object() || over.is_array() && key_of(field).is_some());
     let is_such = match (&change.was, &change.is) {
         (Some(_), Some(is)) => is_whole && is == over,
         (Some(_), None) => over.is_null(),
