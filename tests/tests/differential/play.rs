@@ -160,9 +160,12 @@ fn split(head: &str) -> (String, Vec<String>) {
     (first, fields)
 }
 
-/// What is left of a time, to the next half second: how long an attempt took is chance.
+/// What is left of a time, to the next half second, and of ten seconds or more to the next five: how long attempts and waits between
+/// them took is chance.
 fn in_steps(value: &str) -> String {
-    value.parse().map_or_else(|_| value.to_owned(), |millis: u64| (millis.div_ceil(500) * 500).to_string())
+    let step = |millis: u64| if millis > 10_000 { 5000 } else { 500 };
+    let next = |millis: u64| (millis.div_ceil(step(millis)) * step(millis)).to_string();
+    value.parse().map_or_else(|_| value.to_owned(), next)
 }
 
 /// Sends a request, of host `NAME.test` where it names none; the answer as text.

@@ -85,6 +85,8 @@ pub async fn run(ctx: &mut RequestCtx<'_>, plan: &Plan<'_>, slot: &mut Slot) -> 
             return taken(ctx, plan, number, result, slot);
         };
         let cells = ctx.conn.worker.metrics.cluster(&plan.cluster.name);
+        // The last one is over: it does not count beside the next.
+        _retry_permit = None;
         match plan.cluster.limits.try_retry() {
             Ok(permit) => _retry_permit = Some(permit),
             Err(_) => {

@@ -262,16 +262,19 @@ async fn a_failure_says_that_the_body_is_no_longer_there() {
 #[tokio::test]
 async fn retry_limit_is_exact() {
     run(async {
-        let seen: Count = Rc::default();
-        let mut setup = Setup::to(&[recovering(9, 0, seen.clone()).await]);
-        setup.forward().retry = Some(policy(&[RetryOn::FiveXx]));
-        setup.cluster.limits.retry_budget = None;
-        setup.cluster.limits.max_retries = 0;
-        let rig = proxy(setup, Http1).await;
-        let mut client = Wire::connect(rig.address).await;
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        assert!(client.head().await.starts_with("HTTP/1.1 503"));
-        assert_eq!(seen.get(), 1);
+        // At a time: one request that is sent four times takes one place, and not two while it goes from one retry to the next.
+        for (limit, sent) in [(0, 1), (1, 4)] {
+            let seen: Count = Rc::default();
+            let mut setup = Setup::to(&[recovering(9, 0, seen.clone()).await]);
+            setup.forward().retry = Some(RetryPolicy { attempts: 3, ..policy(&[RetryOn::FiveXx]) });
+            setup.cluster.limits.retry_budget = None;
+            setup.cluster.limits.max_retries = limit;
+            let rig = proxy(setup, Http1).await;
+            let mut client = Wire::connect(rig.address).await;
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 503"));
+            assert_eq!(seen.get(), sent, "{limit}");
+        }
     })
     .await;
 }
