@@ -57,8 +57,13 @@ impl App {
                 let app = shared.clone();
                 tokio::spawn(async move {
                     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        tokio::spawn(app.clone().answer(request, respond));
+                    while let Some(came) = connection.accept().await {
+                        match came {
+                            Ok((request, respond)) => {
+                                drop(tokio::spawn(app.clone().answer(request, respond)))
+                            }
+                            Err(error) => return eprintln!("a connection of the application ended: {error}"),
+                        }
                     }
                 });
             }

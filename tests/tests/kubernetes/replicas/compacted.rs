@@ -41,8 +41,8 @@ fn listings(cluster: &Cluster) -> usize {
 }
 
 async fn until_known(pair: &Pair, what: &str, there: &str, gone: Option<&str>) {
-    for which in 0..2 {
-        eventually(&format!("{} knows {what}", NAMES[which]), || async {
+    for (which, name) in NAMES.iter().enumerate() {
+        eventually(&format!("{name} knows {what}"), || async {
             let all = pair.mesh(which).client.instances().await.map_err(|error| error.to_string())?;
             let ids: Vec<&str> = all.iter().map(|one| one.instance.id.as_str()).collect();
             match ids.contains(&there) && !gone.is_some_and(|gone| ids.contains(&gone)) {
