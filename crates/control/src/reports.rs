@@ -231,7 +231,8 @@ impl Reporter {
         // Seconds for tens of thousands of rules.
         let all = tokio::task::spawn_blocking(move || {
             now.renew(&published, &registry, &settings);
-            let all = told::all(&published, (&board, &others), &registry, place, &flaws, now.all());
+            let mut all = told::all(&published, (&board, &others), &registry, place, &flaws, now.all());
+            all.iter_mut().for_each(|told| told.word = events::known(told));
             (now, all)
         });
         let told: Vec<Told>;

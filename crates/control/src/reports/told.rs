@@ -6,7 +6,6 @@ use std::hash::{Hash, Hasher};
 use outrigger_rules::Finding;
 use serde_json::{Value, json};
 
-use super::events;
 use crate::api::route_status;
 use crate::enforced::Unenforced;
 use crate::keeper::{Published, Rule};
@@ -133,8 +132,7 @@ pub(super) fn all(
         }
         Some(told)
     });
-    let all = owned.chain(shadowed).chain(flawed);
-    all.map(|told| Told { word: events::known(&told), ..told }).collect()
+    owned.chain(shadowed).chain(flawed).collect()
 }
 
 fn in_force(
