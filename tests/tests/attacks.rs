@@ -32,7 +32,6 @@ use crate::thin_thread::web;
 
 mod peers;
 mod traces;
-mod uploads;
 
 /// Interim responses to each request that asks for them without end.
 const ENDLESS: u32 = 1000;
