@@ -413,7 +413,7 @@ fn settings_have_the_last_word() {
         (InjectSettings { resources: json!(1), ..settings.clone() }, "resources"),
         (with_context(json!({"runAsUser": 7})), "sidecar.securityContext.runAsUser"),
         (with_context(json!({"runAsUser": null})), "sidecar.securityContext.runAsUser"),
-        (with_context(Value::Null), "sidecar.securityContext.runAsUser"),
+        (with_context(Value::Null), "sidecar.securityContext: null"),
         (
             InjectSettings {
                 image_pull_secrets: vec![PullSecret { name: String::new() }],
