@@ -167,6 +167,11 @@ impl Stage {
         [victim("web", &self.web, grows, keeps), self.catalog(grows, keeps)]
     }
 
+    fn control(&self, grows: u64, keeps: u64) -> Victim {
+        let page = (self.mesh.address(1, 15014), "/metrics");
+        Victim { name: "control plane", pid: self.mesh.control_id().unwrap(), grows, keeps, page }
+    }
+
     fn catalog(&self, grows: u64, keeps: u64) -> Victim {
         victim("catalog", &self.catalog, grows, keeps)
     }

@@ -127,16 +127,8 @@ async fn handshakes_without_end_cost_a_sidecar_neither_memory_nor_its_log() {
 async fn handshakes_without_end_keep_no_rule_from_the_sidecars() {
     let stage = Stage::with("512Mi").await;
     let tls = tls(&stage.mesh, false).await;
-    let pid = stage.mesh.control_id().unwrap();
-    let control = Victim {
-        name: "control plane",
-        pid,
-        grows: 32,
-        keeps: 24,
-        page: (stage.mesh.address(1, 15014), "/metrics"),
-    };
     let what = "320 handshakes with the control plane";
-    let attack = Attack::begin(what, &[control], stage.mesh.address(1, 15014), "/ready").await;
+    let attack = Attack::begin(what, &[stage.control(32, 24)], stage.mesh.address(1, 15014), "/ready").await;
     let to = stage.mesh.address(1, 15012);
     let flood = tokio::spawn(async move { handshakes(to, &tls, false).await });
     let began = Instant::now();

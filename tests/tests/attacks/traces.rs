@@ -80,16 +80,9 @@ async fn export(to: SocketAddr, messages: std::ops::Range<usize>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_without_end_and_questions_about_them_have_their_bounds() {
     let stage = Stage::with("512Mi").await;
-    let pid = stage.mesh.control_id().unwrap();
-    let control = Victim {
-        name: "control plane",
-        pid,
-        grows: 288,
-        keeps: 160,
-        page: (stage.mesh.address(1, 15014), "/metrics"),
-    };
     let what = "250 MiB of spans, and questions about all of them";
-    let attack = Attack::begin(what, &[control], stage.mesh.address(1, 15014), "/ready").await;
+    let attack =
+        Attack::begin(what, &[stage.control(288, 160)], stage.mesh.address(1, 15014), "/ready").await;
     let exporting: Vec<_> = (0..4)
         .map(|part| {
             let each = MESSAGES / 4;

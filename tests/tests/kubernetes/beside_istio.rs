@@ -63,19 +63,7 @@ async fn an_authority_that_was_brought_along_signs_for_all_replicas() {
     let Some(installed) = Installed::start_as(&[], &before, &words, |_| None).await else { return };
     let place = &installed.place;
     installed.serves().await;
-    place.cluster.apply(SHOP);
-    eventually("the webhook is trusted", || async { place.cluster.try_apply(&deployment("web", "v1", 1)) })
-        .await;
-    place.cluster.apply(&deployment("catalog", "v1", 1));
-    let [web] = place.until_ready("web", 1).await.try_into().unwrap();
-    place.until_ready("catalog", 1).await;
-    eventually("web reaches the catalog as who it is", || async {
-        match place.ask(&web, place.service("catalog", 80)).await {
-            Ok((200, text)) if text.contains("spiffe://cluster.local/ns/shop/sa/web") => Ok(()),
-            other => Err(format!("{other:?}\n{}", place.logs(&web))),
-        }
-    })
-    .await;
+    let web = installed.is_of_use().await;
 
     // Nobody has made another, and it is by its root that sidecars know who they speak to.
     let secrets = place.cluster.kubectl(&["-n", SYSTEM, "get", "secrets", "-o", "name"]).unwrap();

@@ -98,6 +98,27 @@ impl Installed {
         Some(Self { place: Place { kubelet, cluster }, _services: services })
     }
 
+    /// Two Deployments of a new namespace, the one of which calls the other as who it is: its Pod.
+    pub(super) async fn is_of_use(&self) -> String {
+        let place = &self.place;
+        place.cluster.apply(SHOP);
+        eventually("the webhook is trusted", || async {
+            place.cluster.try_apply(&deployment("web", "v1", 1))
+        })
+        .await;
+        place.cluster.apply(&deployment("catalog", "v1", 1));
+        let [web] = place.until_ready("web", 1).await.try_into().unwrap();
+        place.until_ready("catalog", 1).await;
+        eventually("web reaches the catalog as who it is", || async {
+            match place.ask(&web, place.service("catalog", 80)).await {
+                Ok((200, text)) if text.contains("spiffe://cluster.local/ns/shop/sa/web") => Ok(()),
+                other => Err(format!("{other:?}\n{}", place.logs(&web))),
+            }
+        })
+        .await;
+        web
+    }
+
     /// Waits until both are ready.
     pub(super) async fn serves(&self) {
         for replica in REPLICAS {
@@ -272,19 +293,7 @@ async fn an_empty_cluster_is_all_that_it_needs() {
     let Some(installed) = Installed::start_beside(&[]).await else { return };
     let place = &installed.place;
     installed.serves().await;
-    place.cluster.apply(SHOP);
-    eventually("the webhook is trusted", || async { place.cluster.try_apply(&deployment("web", "v1", 1)) })
-        .await;
-    place.cluster.apply(&deployment("catalog", "v1", 1));
-    let [web] = place.until_ready("web", 1).await.try_into().unwrap();
-    place.until_ready("catalog", 1).await;
-    eventually("web reaches the catalog as who it is", || async {
-        match place.ask(&web, place.service("catalog", 80)).await {
-            Ok((200, text)) if text.contains("spiffe://cluster.local/ns/shop/sa/web") => Ok(()),
-            other => Err(format!("{other:?}\n{}", place.logs(&web))),
-        }
-    })
-    .await;
+    installed.is_of_use().await;
 
     // Our own kinds came along, and are in force; others' are unknown, and nobody misses them.
     let kinds = place.cluster.kubectl(&["get", "crd", "-o", "name"]).unwrap();
