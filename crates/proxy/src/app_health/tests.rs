@@ -11,17 +11,11 @@ use super::*;
 use crate::bootstrap::Bootstrap;
 
 async fn answering(answer: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut head = [0; 1024];
-            let n = stream.read(&mut head).await.unwrap();
-            assert!(n == 0 || head.starts_with(b"GET /healthz?full HTTP/1.1\r\n"));
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-    });
-    address
+    serving(move |head| {
+        assert!(head.is_empty() || head.starts_with("GET /healthz?full HTTP/1.1\r\n"), "{head}");
+        answer.to_owned()
+    })
+    .await
 }
 
 fn probe(address: SocketAddr) -> Probe {

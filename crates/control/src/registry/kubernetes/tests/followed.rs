@@ -88,6 +88,18 @@ impl Played {
             looked = looked => looked.unwrap_or_else(|_| panic!("{:?}", voice.health.state())),
         }
     }
+
+    /// What it says first once all is known, and of which kind.
+    async fn first_news(&self) -> (String, Event) {
+        self.followed(async |_, mut words| {
+            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
+            match words.recv().await {
+                Some(Word::Event(source, event)) => (source.part.clone(), event),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await
+    }
 }
 
 fn is_watch(uri: &Uri) -> bool {
@@ -179,15 +191,7 @@ async fn too_old(answer: impl Fn() -> Response + Clone + Send + Sync + 'static) 
         _ => None,
     })
     .await;
-    let said = cluster
-        .followed(async |_, mut words| {
-            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
-            match words.recv().await {
-                Some(Word::Event(source, event)) => (source.part.clone(), event),
-                other => panic!("{other:?}"),
-            }
-        })
-        .await;
+    let said = cluster.first_news().await;
     // The first word after all was known: the one that is still there was never taken away.
     assert_eq!(said, (POD.to_owned(), Event::Remove(Key::Instance("web-23.shop".into()))));
     let asked = asked.lock().clone();
@@ -235,15 +239,7 @@ async fn a_cluster_that_was_restored_is_listed_anew_though_its_watches_are_well(
         }
     })
     .await;
-    let said = cluster
-        .followed(async |_, mut words| {
-            while !matches!(words.recv().await, Some(Word::Whole) | None) {}
-            match words.recv().await {
-                Some(Word::Event(source, event)) => (source.part.clone(), event),
-                other => panic!("{other:?}"),
-            }
-        })
-        .await;
+    let said = cluster.first_news().await;
     assert_eq!(said, (POD.to_owned(), Event::Remove(Key::Instance("web-23.shop".into()))));
 }
 
