@@ -19,8 +19,8 @@ mod outlier;
 mod subsets;
 
 pub use balance::{
-    Balance, LONGEST_METRIC, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, MOST_METRICS,
-    SHORTEST_UPDATE, Warmup, is_prime,
+    Balance, LEAST_RING, LONGEST_METRIC, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING,
+    MOST_METRICS, SHORTEST_UPDATE, USUAL_RING, Warmup, is_prime,
 };
 pub use breaker::{Breaker, SHORTEST as SHORTEST_BREAKER_INTERVAL};
 pub use check::{CHECK_METHODS, CheckHow, GrpcCheck, HealthCheck, HttpCheck, TcpCheck};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use outrigger_model::cluster::{Balance, Warmup};
+use outrigger_model::cluster::{Balance, USUAL_RING, Warmup};
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
@@ -102,6 +102,7 @@ impl Level {
             Balance::RingHash { minimum, maximum } => {
                 HashTable::Ring(ring_hash::ring(&keys(), minimum.max(1), maximum.max(1)))
             }
+            Balance::SteadyRing => HashTable::Ring(ring_hash::steady(&keys(), USUAL_RING)),
             Balance::Maglev { size } => HashTable::Maglev(maglev::table(&keys(), size.max(2))),
         };
         let total = members.len() as u32;
@@ -260,7 +261,7 @@ fn choose(policy: Balance, candidates: &Candidates<'_>, cursor: &AtomicUsize, ha
         Balance::PeakEwma { decay, initial } => {
             peak_ewma::pick((decay, initial), candidates, |n| fastrand::u64(..n))
         }
-        Balance::RingHash { .. } | Balance::Maglev { .. } => {
+        Balance::RingHash { .. } | Balance::SteadyRing | Balance::Maglev { .. } => {
             let hash = hash.unwrap_or_else(|| fastrand::u64(..));
             let found = match &level.table {
                 HashTable::Ring(ring) => ring_hash::pick(ring, candidates, hash),

@@ -136,7 +136,7 @@ fn described(lens: &Lens<'_>, name: &str, outbound: &Outbound<'_>, of: described
     let plain = policy.tls.is_none() && of.intent.location == Location::Outside && is_alone;
     if of.intent.preference.same {
         // A ring as a DestinationRule's `consistentHash` without more words.
-        cluster.balance = Balance::ring(1024);
+        cluster.balance = Balance::SteadyRing;
     }
     if let Some(rule) = &rule {
         cluster.origin = Some(origin(rule.origin_of(subset)));

@@ -417,7 +417,8 @@ fn balance(balance: Balance) -> String {
         Balance::RoundRobin => "round robin",
         Balance::LeastRequest => "least request",
         Balance::Random => "random",
-        Balance::RingHash { .. } => "ring hash",
+        Balance::RingHash { .. } => "ring hash, as an Envoy's",
+        Balance::SteadyRing => "ring hash",
         Balance::Maglev { .. } => "Maglev",
         Balance::LeastOf(LeastOf { choices: None, .. }) => "least request of all",
         Balance::LeastOf(LeastOf { choices: Some(choices), .. }) => {

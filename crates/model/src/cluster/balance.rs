@@ -16,13 +16,17 @@ pub enum Balance {
     LeastOf(LeastOf),
     /// Weighted random.
     Random,
-    /// The same endpoint for the same hash of a request: a ring of points (ketama).
+    /// The same endpoint for the same hash of a request: a ring of points (ketama) as an Envoy lays it out, with so many in all. So the
+    /// number of an endpoint's points hangs on the others, and who comes or leaves moves some of their keys, too.
     RingHash {
         /// At least so many points. Default 1024.
         minimum: u64,
         /// At most so many points. Limit and default on the wire [`MAX_RING`]; of rules 262,144, or the minimum.
         maximum: u64,
     },
+    /// The same endpoint for the same hash of a request: a ring on which an endpoint's points do not hang on the others, so that who comes
+    /// or leaves moves no keys but its own. No Envoy has it: they are given [`Balance::RingHash`] in its place.
+    SteadyRing,
     /// The same endpoint for the same hash of a request: a lookup table.
     Maglev {
         /// Slots of the table, a prime up to [`MAX_MAGLEV`]. Default 65537.
@@ -113,13 +117,18 @@ impl Default for Warmup {
 /// Most points of a ring, as in Envoy.
 pub const MAX_RING: u64 = 8_388_608;
 
-/// Points of a ring where nobody says how many: an endpoint that is far heavier than another must not cost every caller the most.
-const USUAL_RING: u64 = 262_144;
+/// Most points of a ring where nobody says how many: an endpoint that is far heavier than another must not cost every caller the most.
+pub const USUAL_RING: u64 = 262_144;
+/// Least points of a ring where nobody says how many, for those who lay it out as an Envoy does.
+pub const LEAST_RING: u64 = 1024;
 
 impl Balance {
-    /// A ring of at least so many points.
-    pub fn ring(minimum: u64) -> Self {
-        Self::RingHash { minimum, maximum: minimum.max(USUAL_RING) }
+    /// A ring of at least so many points, as an Envoy lays it out; where nobody says how many, the steady one.
+    pub fn ring(minimum: Option<u64>) -> Self {
+        match minimum {
+            Some(minimum) => Self::RingHash { minimum, maximum: minimum.max(USUAL_RING) },
+            None => Self::SteadyRing,
+        }
     }
 }
 /// Most slots of a Maglev table, as in Envoy.
@@ -134,7 +143,7 @@ impl Balance {
 
     /// Whether the hash of a request decides.
     pub fn hashes(self) -> bool {
-        matches!(self, Self::RingHash { .. } | Self::Maglev { .. })
+        matches!(self, Self::RingHash { .. } | Self::SteadyRing | Self::Maglev { .. })
     }
 }
 

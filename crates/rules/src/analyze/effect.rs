@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_model::cluster::Balance;
 use outrigger_model::route::{HashOn, PathMatch, Redirect, RouteAction};
 
 use super::{Scene, finding, joined, short};
@@ -131,8 +130,7 @@ fn without_http<'c>(catalog: &'c ServiceCatalog, host: &Host) -> Option<&'c Cata
 /// What of a policy only requests have.
 fn for_requests(policy: &TrafficPolicy) -> Option<&'static str> {
     let balancing = policy.load_balancing.as_ref();
-    let hash = balancing
-        .filter(|balancing| matches!(balancing.balance, Balance::RingHash { .. } | Balance::Maglev { .. }));
+    let hash = balancing.filter(|balancing| balancing.balance.hashes());
     let hash = hash.and_then(|balancing| balancing.hash.as_ref());
     if hash.is_some_and(|hash| !matches!(hash, HashOn::SourceAddress)) {
         return Some("hashes a part of requests");

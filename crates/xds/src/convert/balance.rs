@@ -1,13 +1,14 @@
 //! Load-balancing policies: `lb_policy` with its settings, or a list of typed policies of which the first known one counts.
 
 use outrigger_model::cluster::{
-    Balance, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, Warmup, is_prime,
+    Balance, LEAST_RING, LeastOf, LoadReports, MAX_CHOICES, MAX_MAGLEV, MAX_RING, USUAL_RING, Warmup,
+    is_prime,
 };
 use outrigger_model::endpoint::ZoneAware;
 
 use super::flaw::{Decoded, Under, flaw};
-use super::left_out;
 use super::value::{self, percent};
+use super::{left_out, metadata};
 use crate::kind::ClientKind;
 use crate::wire::cluster::Cluster;
 use crate::wire::cluster::cluster::ring_hash_lb_config::HashFunction;
@@ -16,7 +17,7 @@ use crate::wire::cluster::cluster::{
     SlowStartConfig,
 };
 use crate::wire::core::RuntimeDouble;
-use crate::wire::protobuf::{Duration, UInt32Value, UInt64Value};
+use crate::wire::protobuf::{Duration, UInt32Value, UInt64Value, Value};
 use crate::wire::{duration, scalar, uint};
 
 mod typed;
@@ -26,7 +27,9 @@ const AGGRESSION: &str = "outrigger.warmup_aggression";
 const BIAS: &str = "outrigger.active_request_bias";
 /// A bias that means "not in the least" has no meaning beyond.
 const MOST_BIAS: f64 = 1000.0;
-const DEFAULT_RING: u64 = 1024;
+/// Of our own metadata, beside `RING_HASH`: which ring it is. Absent: an Envoy's.
+pub(super) const RING: &str = "ring";
+const STEADY: &str = "steady";
 const DEFAULT_MAGLEV: u64 = 65_537;
 
 /// Sets the policy.
@@ -40,8 +43,10 @@ pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind
     // gRPC knows a ring, but no table (gRFC A42); both keep keys where they are.
     let balance = match (kind, balance) {
         (ClientKind::Grpc, Balance::Maglev { .. }) => {
-            Balance::RingHash { minimum: DEFAULT_RING, maximum: MAX_RING }
+            Balance::RingHash { minimum: LEAST_RING, maximum: MAX_RING }
         }
+        // Who has no steady ring; ours are told of it beside this.
+        (_, Balance::SteadyRing) => Balance::RingHash { minimum: LEAST_RING, maximum: USUAL_RING },
         (
             ClientKind::Grpc,
             Balance::LeastRequest
@@ -87,12 +92,17 @@ pub(super) fn encode(model: &outrigger_model::cluster::Cluster, kind: ClientKind
         Balance::Maglev { size } => {
             (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: number(size) })))
         }
-        // Said by the typed policy; above is what stands in for them.
-        Balance::PeakEwma { .. } | Balance::Reported => (LbPolicy::RoundRobin, None),
+        // Said by the typed policy or by our metadata; above is what stands in for them.
+        Balance::PeakEwma { .. } | Balance::Reported | Balance::SteadyRing => (LbPolicy::RoundRobin, None),
     };
     wire.load_balancing_policy = typed::encode(model, kind);
     wire.lb_policy = policy as i32;
     wire.lb_config = config;
+}
+
+/// What of the balance our own metadata say.
+pub(super) fn encode_ours(balance: Balance) -> Option<Value> {
+    (balance == Balance::SteadyRing).then(|| metadata::text(STEADY))
 }
 
 fn aggression(warmup: Warmup) -> Option<RuntimeDouble> {
@@ -132,7 +142,22 @@ pub(super) fn decode(wire: &Cluster) -> Decoded<Balancing> {
             _ => found,
         });
     }
-    Ok(Balancing { warmup: decode_warmup(wire)?, ..decode_policy(wire)?.into() })
+    let balance = of_steady_ring(wire, decode_policy(wire)?)?;
+    Ok(Balancing { warmup: decode_warmup(wire)?, ..balance.into() })
+}
+
+/// The ring that our own metadata mean.
+fn of_steady_ring(wire: &Cluster, balance: Balance) -> Decoded<Balance> {
+    match (metadata::our(wire.metadata.as_ref(), RING), balance) {
+        (None, balance) => Ok(balance),
+        (Some(said), Balance::RingHash { .. }) if metadata::as_text(said) == Some(STEADY) => {
+            Ok(Balance::SteadyRing)
+        }
+        (Some(_), _) => flaw(
+            format_args!("metadata.filter_metadata[outrigger].{RING}"),
+            format!("can only be {STEADY}, of a cluster with the lb_policy RING_HASH"),
+        ),
+    }
 }
 
 fn decode_policy(wire: &Cluster) -> Decoded<Balance> {
@@ -248,7 +273,7 @@ fn choices(count: Option<&UInt32Value>, bias: u32) -> Decoded<Balance> {
 fn ring(minimum: Option<UInt64Value>, maximum: Option<UInt64Value>) -> Decoded<Balance> {
     let maximum = maximum.map_or(MAX_RING, |value| value.value);
     // The default gives way to a lower maximum, as in Envoy.
-    let minimum = minimum.map_or(DEFAULT_RING.min(maximum), |value| value.value);
+    let minimum = minimum.map_or(LEAST_RING.min(maximum), |value| value.value);
     if !(1..=MAX_RING).contains(&maximum) {
         return flaw("maximum_ring_size", format!("{maximum} is not in 1..={MAX_RING}"));
     }

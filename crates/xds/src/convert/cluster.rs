@@ -32,7 +32,7 @@ pub(super) fn encode(model: &Cluster, kind: ClientKind) -> cluster::Cluster {
             timeout => timeout,
         })),
         circuit_breakers: Some(encode_limits(&model.limits)),
-        metadata: metadata::ours(encode_ours(model)),
+        metadata: metadata::ours(encode_ours(model, foreign)),
         lb_subset_config: model.subsets.as_ref().map(|subsets| subsets::encode(subsets)),
         ..Default::default()
     };
@@ -172,11 +172,14 @@ fn decode_zones(wire: &cluster::Cluster) -> Decoded<Option<ZoneAware>> {
         .map(Some)
 }
 
-fn encode_ours(model: &Cluster) -> impl Iterator<Item = (String, Value)> {
+fn encode_ours(model: &Cluster, foreign: bool) -> impl Iterator<Item = (String, Value)> {
     let origin = model.origin.as_ref().map(|origin| ("origin".to_owned(), metadata::origin_value(origin)));
+    // Nobody else has it.
+    let ring = balance::encode_ours(model.balance).filter(|_| !foreign);
     origin
         .into_iter()
         .chain(model.breaker.as_ref().map(|breaker| ("breaker".to_owned(), breaker::encode(breaker))))
+        .chain(ring.map(|ring| (balance::RING.to_owned(), ring)))
         .chain(trouble(model).map(|why| (TROUBLE.to_owned(), metadata::text(why))))
         .chain(model.capacity.map(|capacity| (CAPACITY.to_owned(), metadata::number(capacity.into()))))
         .chain(model.original_port.map(|port| (ORIGINAL_PORT.to_owned(), metadata::text(&port.to_string()))))

@@ -129,19 +129,33 @@ async fn a_new_endpoint_gets_its_share_little_by_little() {
 
 const RING: Balance = Balance::RingHash { minimum: 4096, maximum: 8_388_608 };
 const MAGLEV: Balance = Balance::Maglev { size: 65_537 };
+const KEYS: u64 = 10_000;
 
-/// Tables are made anew of the endpoints that are left: whoever is gone has no place in them. Its keys go to the others. Of their own
-/// keys Maglev moves very few; a ring as Envoy lays it out gives each of fewer endpoints more points, and those take keys from each
-/// other: `(n - 2) / (n (n - 1))` of them.
+/// What part of all keys may move from one of those who stay to another, where one of `n` leaves: of a steady ring none, so that over
+/// all who may leave just `(n - 1) / n` of the keys stay. Of Maglev's 65,537 places 0.6 % move at 100 endpoints (by its two hashes alone,
+/// without this code). An Envoy's ring gives each of fewer endpoints more points, and those take keys from each other:
+/// `(n - 2) / (n (n - 1))` of those who stay.
+fn may_stray(balance: Balance, n: usize) -> f64 {
+    let of = n as f64;
+    match balance {
+        Balance::SteadyRing => 0.0,
+        Balance::Maglev { .. } if n <= 10 => 0.005,
+        Balance::Maglev { .. } => 0.01,
+        _ => (of - 2.0) / (of * of) + 0.02,
+    }
+}
+
+/// Tables are made anew of the endpoints that are left: whoever is gone has no place in them. Its keys go to the others.
 #[test]
 fn keys_stay_where_they_are_when_an_endpoint_leaves_and_the_tables_are_made_anew() {
     let keys = |cluster: &ClusterHandle| -> Vec<SocketAddr> {
         let hash = |key: u64| xxhash_rust::xxh64::xxh64(&key.to_be_bytes(), 0);
-        (0..20_000).map(|key| owner(cluster, Some(hash(key)))).collect()
+        (0..KEYS).map(|key| owner(cluster, Some(hash(key)))).collect()
     };
-    for (balance, n) in
-        [RING, MAGLEV].into_iter().flat_map(|balance| [(balance, 3), (balance, 5), (balance, 10)])
-    {
+    let of_some = [3, 5, 10].map(|n| (RING, n)).into_iter();
+    let of_many = [Balance::SteadyRing, MAGLEV];
+    let of_many = of_many.into_iter().flat_map(|balance| [3, 4, 5, 10, 33, 100].map(|n| (balance, n)));
+    for (balance, n) in of_some.chain(of_many) {
         let all = || place(0, 0, (0..n).map(|at| endpoint(at, 1)).collect());
         let cluster = cluster(balance, vec![all()]);
         let before = keys(&cluster);
@@ -157,18 +171,15 @@ fn keys_stay_where_they_are_when_an_endpoint_leaves_and_the_tables_are_made_anew
             (stay, strays) = (stay + stayed, strays + others - stayed);
         }
         // Over all that may leave: who has more keys than another takes more with it.
-        let count = (20_000 * n) as f64;
+        let count = (KEYS as usize * n) as f64;
         let (kept, strayed) = (stay as f64 / count, strays as f64 / count);
         let of = n as f64;
         assert!(
             (kept + strayed - (of - 1.0) / of).abs() < 1e-9,
             "each leaves once, and then all of its keys"
         );
-        let bound = match balance {
-            Balance::Maglev { .. } => 0.005,
-            _ => (of - 2.0) / (of * of) + 0.02,
-        };
         println!("{balance:?}, {n} endpoints: {kept:.4} of all keys stay, {strayed:.4} stray");
+        let bound = may_stray(balance, n);
         assert!(strayed <= bound, "{balance:?}, {n}: {strayed} of all keys stray, {kept} stay");
     }
 }

@@ -240,11 +240,11 @@ fn consistent_hash(reader: &mut Reader<'_>, at: &At<'_>) -> Option<LoadBalancing
     let ring = fields.get("ringHash").and_then(|at| reader.fields(&at, &RING));
     let size_at =
         ring.as_ref().map_or_else(|| fields.get("minimumRingSize"), |ring| ring.get("minimumRingSize"));
-    let size = reader.number(size_at, 1..=8_388_608).unwrap_or(1024);
+    let size = reader.number(size_at, 1..=8_388_608);
     if !reader.options.consistent_hash {
         reader.not_implemented(at, "least request is used");
     }
-    let ring = Balance::ring(u64::from(size));
+    let ring = Balance::ring(size.map(u64::from));
     Some(LoadBalancing { hash: Some(key?), ..maglev.unwrap_or(ring).into() })
 }
 

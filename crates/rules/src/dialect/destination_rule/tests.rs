@@ -93,6 +93,15 @@ fn a_consistent_hash_is_read_and_told_where_the_data_plane_lacks_it() {
     let expected = LoadBalancing { hash, ..Balance::Maglev { size: 65537 }.into() };
     assert_eq!(destination(&text).policy.load_balancing, Some(expected));
     assert_eq!(crate::parse("rules.yaml", &text).findings, []);
+    // Who says a number of places wants an Envoy's ring.
+    let balance = |said: &str| {
+        let text = policy(&format!("loadBalancer: {{consistentHash: {{useSourceIp: true{said}}}}}"));
+        destination(&text).policy.load_balancing.unwrap().balance
+    };
+    assert_eq!((balance(""), balance(", ringHash: {}")), (Balance::SteadyRing, Balance::SteadyRing));
+    let envoys = Balance::RingHash { minimum: 1024, maximum: 262_144 };
+    assert_eq!(balance(", minimumRingSize: 1024"), envoys);
+    assert_eq!(balance(", ringHash: {minimumRingSize: 1024}"), envoys);
     let text = policy("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 1000}}}");
     assert!(one_told(&text).contains("must be a prime"));
 }

@@ -165,8 +165,7 @@ fn balancing(reader: &mut Reader<'_>, at: &At<'_>, policy: &mut TrafficPolicy) {
 }
 
 fn ring(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Balance {
-    let size = reader.number(fields.get("size"), 1..=8_388_608).unwrap_or(1024);
-    Balance::ring(u64::from(size))
+    Balance::ring(reader.number(fields.get("size"), 1..=8_388_608).map(u64::from))
 }
 
 fn maglev(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Balance {

@@ -67,7 +67,9 @@ fn balancing() -> Value {
     let schema = object(&BALANCING, &[], |name| match name {
         "policy" => one_of(&words, "Which instance is next."),
         "hash" => hash(),
-        "size" => number("Of a ring at least so many places, or of a Maglev table so many, a prime."),
+        "size" => number(
+            "Of a ring, then laid out as an Envoy does, at least so many places, or of a Maglev table so many, a prime.",
+        ),
         "warmup" => object(&WARMUP, &["duration"], |name| match name {
             "duration" => text(&format!("How long an instance that is new has less, {DURATION}")),
             "minimumPercent" => any("How much it has at first."),

@@ -148,6 +148,24 @@ fn typed_policies_are_read_and_the_first_known_counts() {
 }
 
 #[test]
+fn a_steady_ring_is_an_envoys_to_others_and_comes_back_to_ours() {
+    let model = Cluster { balance: Balance::SteadyRing, ..Cluster::new("c") };
+    for kind in [ClientKind::Outrigger, ClientKind::Envoy, ClientKind::Grpc] {
+        assert_eq!(cluster::encode(&model, kind).lb_policy, LbPolicy::RingHash as i32, "{kind:?}");
+    }
+    let wire = cluster::encode(&model, ClientKind::Outrigger);
+    assert_eq!(cluster::decode(&wire).unwrap().balance, Balance::SteadyRing);
+    // Without our word for it, it is the ring that the message describes.
+    let foreign = wire::cluster::Cluster { metadata: None, ..wire.clone() };
+    let envoys = Balance::RingHash { minimum: 1024, maximum: 262_144 };
+    assert_eq!(cluster::decode(&foreign).unwrap().balance, envoys);
+    let other = wire::cluster::Cluster { lb_policy: LbPolicy::Maglev as i32, lb_config: None, ..wire };
+    let flaw = cluster::decode(&other).unwrap_err();
+    assert_eq!(flaw.field, "metadata.filter_metadata[outrigger].ring");
+    assert!(flaw.reason.contains("can only be steady"), "{}", flaw.reason);
+}
+
+#[test]
 fn who_knows_no_typed_policy_is_told_the_next_best() {
     let wire = |balance, kind| cluster::encode(&Cluster { balance, ..Cluster::new("c") }, kind);
     let names = |wire: &wire::cluster::Cluster| -> Vec<String> {

@@ -362,6 +362,7 @@ fn balancing() -> impl Strategy<Value = (Balance, LoadReports, Option<u32>)> {
         Just(Balance::LeastRequest),
         Just(Balance::Random),
         ring,
+        Just(Balance::SteadyRing),
         proptest::sample::select(vec![2_u64, 251, 65_537]).prop_map(|size| Balance::Maglev { size }),
         (3_u32..9, 0_u32..3000)
             .prop_map(|(choices, bias)| Balance::LeastOf(LeastOf { choices: Some(choices), bias })),

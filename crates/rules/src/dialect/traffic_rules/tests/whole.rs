@@ -112,9 +112,9 @@ fn every_hash_and_tls_is_there() {
         let text = page(&format!("service: a\nloadBalancing: {{{block}}}"));
         destination(&text).policy.load_balancing.unwrap()
     };
-    let ring = Balance::ring;
+    let ring = |size| Balance::ring(Some(size));
     for (block, balance, on) in [
-        ("hash: {header: X-User}", ring(1024), HashOn::Header("x-user".into())),
+        ("hash: {header: X-User}", Balance::SteadyRing, HashOn::Header("x-user".into())),
         ("policy: ringHash, size: 9, hash: {query: q}", ring(9), HashOn::Query("q".into())),
         ("policy: maglev, size: 7, hash: {source: true}", Balance::Maglev { size: 7 }, HashOn::SourceAddress),
     ] {

@@ -255,6 +255,5 @@ pub(super) fn rate_limit() -> impl Strategy<Value = RateLimit> {
 
 /// The wire has a place for slow start only with these.
 pub(super) fn slow_starts(discovery: &Discovery, balance: Balance) -> bool {
-    *discovery != Discovery::OriginalDestination
-        && !matches!(balance, Balance::RingHash { .. } | Balance::Maglev { .. } | Balance::Random)
+    *discovery != Discovery::OriginalDestination && !balance.hashes() && balance != Balance::Random
 }
