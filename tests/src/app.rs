@@ -8,7 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 /// The trace that [`metrics`] gives as an exemplar.
 pub const EXEMPLAR: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// An HTTP/1.1 application that answers with its name and the head that it received, byte for byte.
+/// An HTTP/1.1 application that answers with its name and the head that it received, byte for byte; otherwise where the request tells it
+/// or all to: `x-answer: NAME 503`, `x-answer: all late` (after a second), `x-answer: all never`.
 pub async fn echo(listen: SocketAddr, name: &'static str) {
     serve(listen, move |stream| echo_heads(stream, name)).await;
 }
@@ -101,11 +102,28 @@ pub(crate) async fn echo_heads(stream: TcpStream, name: &'static str) -> std::io
             let mut body = vec![0; length];
             stream.read_exact(&mut body).await?;
         }
+        let status = match told(&head, name) {
+            Some("never") => std::future::pending().await,
+            Some("late") => {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                "200 OK".to_owned()
+            }
+            Some(status) => format!("{status} As-Told"),
+            None => "200 OK".to_owned(),
+        };
         let text = format!("{name}\n{head}");
-        let answer =
-            format!("HTTP/1.1 200 OK\r\nX-App-Name: {name}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nX-App-Name: {name}\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
         stream.get_mut().write_all(answer.as_bytes()).await?;
     }
+}
+
+/// What the request tells an application of that name to do.
+fn told<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let (who, what) = head.lines().find_map(|line| line.strip_prefix("x-answer: "))?.split_once(' ')?;
+    (who == "all" || who == name).then_some(what)
 }
 
 /// Reads a chunked body to its end, trailers included: who answers before it takes what follows for the next request.

@@ -32,6 +32,8 @@ pub struct Mesh {
     pub bootstrap: Value,
     /// What ports of workloads that are registered from now on let requests switch to.
     pub upgrades: Vec<String>,
+    /// The one port of workloads that are registered, and of sidecars that are started, from now on.
+    pub port: u16,
     /// Namespace of workloads that are registered from now on.
     pub namespace: String,
     /// Labels of workloads that are registered from now on.
@@ -80,7 +82,7 @@ pub struct Spec<'a> {
 
 /// Namespace of everything, unless a test chooses another.
 pub const NAMESPACE: &str = "shop";
-/// Registered port of every workload.
+/// Registered port of every workload, unless a test chooses another.
 pub const PORT: u16 = 8080;
 
 impl Process {
@@ -188,6 +190,7 @@ impl Mesh {
             collectors,
             bootstrap,
             upgrades,
+            port: PORT,
             namespace: NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
             locality: Default::default(),
@@ -341,7 +344,7 @@ impl Mesh {
         self.write_join(spec.service, &join).await;
         let outbound: Vec<SocketAddr> =
             (0..spec.calls.len()).map(|i| self.address(spec.host, 15101 + i as u16)).collect();
-        let (inbound, app) = (self.address(spec.host, PORT), self.address(spec.host, PORT + 1000));
+        let (inbound, app) = (self.address(spec.host, self.port), self.address(spec.host, self.port + 1000));
         let admin = self.address(spec.host, 15000);
         let binds = outbound.iter().zip(spec.calls).map(|(bind, to)| json!({ "bind": bind, "to": to }));
         let mut bootstrap = json!({
@@ -387,7 +390,7 @@ impl Mesh {
     pub async fn register(&self, spec: &Spec<'_>) -> String {
         let id = format!("{}-{}", spec.service, spec.version);
         let addresses = vec![self.address(spec.host, 0).ip()];
-        let mut instance = instance(&id, spec.service, addresses, &[(PORT, spec.protocol)]);
+        let mut instance = instance(&id, spec.service, addresses, &[(self.port, spec.protocol)]);
         instance.version = Some(spec.version.into());
         instance.ports[0].upgrades.clone_from(&self.upgrades);
         instance.namespace.clone_from(&self.namespace);

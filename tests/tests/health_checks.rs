@@ -27,17 +27,17 @@ use crate::foreign::start_envoy;
 use crate::thin_thread::{STRICT, catalog, web};
 
 /// An application that serves everything, and says of its health what it is told to say.
-struct App {
+pub struct App {
     name: &'static str,
     /// Of `/healthz`; below 300 the health service of gRPC says SERVING.
-    health: AtomicU16,
+    pub health: AtomicU16,
     served: AtomicUsize,
     /// The heads of checks, each line of one.
     asked: Mutex<Vec<String>>,
 }
 
 impl App {
-    async fn serve(listen: SocketAddr, name: &'static str) -> Arc<Self> {
+    pub async fn serve(listen: SocketAddr, name: &'static str) -> Arc<Self> {
         let (health, served, asked) = (200.into(), 0.into(), Mutex::default());
         let app = Arc::new(Self { name, health, served, asked });
         let listener = TcpListener::bind(listen).await.unwrap();

@@ -61,6 +61,7 @@ mod registry_tls;
 mod revocation;
 mod rotation;
 mod rules;
+mod samples;
 mod services;
 mod sessions;
 mod sidecars;

@@ -31,17 +31,17 @@ use crate::paths::{CLUSTER, inbound, start_envoy};
 use crate::thin_thread::{STRICT, catalog, web};
 
 /// Somebody who issues tokens.
-struct Issuer {
+pub struct Issuer {
     name: &'static str,
     key: rcgen::KeyPair,
 }
 
 impl Issuer {
-    fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         Self { name, key: rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap() }
     }
 
-    fn keys(&self) -> String {
+    pub fn keys(&self) -> String {
         let point = self.key.public_key_raw();
         let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         json!({"keys": [{ "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.name,
@@ -50,7 +50,7 @@ impl Issuer {
     }
 
     /// A good token, but for what is other.
-    fn token(&self, other: Value) -> String {
+    pub fn token(&self, other: Value) -> String {
         let mut claims = json!({"iss": self.name, "sub": "me", "aud": "shop", "exp": now() + 600});
         let claims_of = claims.as_object_mut().unwrap();
         claims_of.extend(other.as_object().unwrap().clone());
