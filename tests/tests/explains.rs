@@ -1,7 +1,7 @@
 //! `explain` says what the proxies do: a thousand requests of generated kinds through real sidecars, under generated rules, and each is
 //! explained before it is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use fastrand::Rng;
@@ -10,16 +10,17 @@ use outrigger_control::explain::body::{ExplainRequest, Explanation};
 use outrigger_control::instance::Protocol;
 use outrigger_tests::app::{echo, exchange};
 use outrigger_tests::mesh::{Mesh, Sidecar, Spec};
+use outrigger_tests::recorder::{Received, recorder_on};
 use outrigger_tests::wait::eventually;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::BINARY;
 use crate::thin_thread::{catalog, web};
 
 mod generated;
 
-use generated::{Case, case, gateway_routes, policy, routes};
+use generated::{Case, ISSUER, case, gateway_routes, page, policy, routes};
 
 const SEED: u64 = 0x0075_7472_6967_6765;
 /// Sets of rules, and requests under each.
@@ -92,7 +93,9 @@ fn agrees(said: &Explanation, seen: &Seen) -> bool {
             let target = said.targets.iter().find(|target| Some(&target.cluster) == outcome.cluster.as_ref());
             let path = target.and_then(|target| target.path.as_ref()).unwrap_or(&said.request.path);
             let arrived = seen.body.lines().nth(1).and_then(|line| line.split(' ').nth(1));
-            seen.status == 200 && outcome.instances.contains(app) && arrived == Some(path)
+            let may = said.notes.iter().any(|note| note.contains(" may read the answer"));
+            let shown = seen.headers.contains_key("access-control-allow-origin") == may;
+            seen.status == 200 && outcome.instances.contains(app) && arrived == Some(path) && shown
         }
         ("answered" | "denied" | "failed", None) => {
             let moved = seen
@@ -111,38 +114,118 @@ fn agrees(said: &Explanation, seen: &Seen) -> bool {
     })
 }
 
+/// Which requests have copies.
+#[derive(Default)]
+struct Copied {
+    /// They came to an application.
+    must: BTreeSet<String>,
+    /// Their route copies, and they may have been answered before.
+    may: BTreeSet<String>,
+}
+
+impl Copied {
+    fn note(&mut self, said: &Explanation, seen: &Seen, id: &str) {
+        let copies = |more: &String| more.starts_with("copies 100% to outbound|8080||copies.");
+        if said.route.as_ref().is_some_and(|route| route.more.iter().any(copies)) {
+            self.may.insert(id.to_owned());
+            if seen.headers.contains_key("x-app-name") {
+                self.must.insert(id.to_owned());
+            }
+        }
+    }
+
+    /// Waits for those that must come; no others have.
+    async fn arrive(&self, received: &Received) {
+        let arrived = || received.lock().unwrap().iter().cloned().collect::<BTreeSet<String>>();
+        eventually("each copy that was told of", || {
+            let missing: Vec<String> = self.must.difference(&arrived()).cloned().collect();
+            std::future::ready(if missing.is_empty() { Ok(()) } else { Err(format!("none of {missing:?}")) })
+        })
+        .await;
+        let untold: Vec<String> = arrived().difference(&self.may).cloned().collect();
+        assert!(untold.is_empty(), "seed {SEED:#x}: nobody said that these are copied: {untold:?}");
+    }
+}
+
+/// What an explanation is about, so that the generator is seen to reach it.
+fn kinds_of(said: &Explanation) -> Vec<&str> {
+    let mut kinds: Vec<&str> = said.outcomes.iter().map(|outcome| outcome.kind.as_str()).collect();
+    let why =
+        |words: &str| said.outcomes.iter().any(|o| o.why.as_ref().is_some_and(|why| why.contains(words)));
+    let origin = |by: &str| said.outcomes.iter().any(|outcome| outcome.origin.as_deref() == Some(by));
+    let page =
+        said.route.as_ref().and_then(|route| route.origin.as_deref()) == Some("TrafficRules shop/prices");
+    let reached = [
+        ("preflight", why("a preflight, by the route's corsPolicy")),
+        ("pages", said.notes.iter().any(|note| note.starts_with("pages of "))),
+        ("token", origin("RequestAuthentication shop/tokens")),
+        ("page", page),
+    ];
+    kinds.extend(reached.iter().filter(|(_, there)| *there).map(|(kind, _)| *kind));
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+/// An application that keeps of each request the number that it has.
+async fn copies(listen: SocketAddr) -> Received {
+    let listener = TcpListener::bind(listen).await.unwrap();
+    let id =
+        |head: &str| head.lines().find_map(|line| line.strip_prefix("x-at: ")).unwrap_or_default().to_owned();
+    recorder_on(listener, id, |_| Some("200 OK\r\ncontent-length: 0\r\n\r\n"))
+}
+
+/// Objects of all dialects.
+fn rules(rng: &mut Rng, set: usize) -> String {
+    let policies: String = (0..3).map(|at| policy(rng, at)).collect();
+    // In its place there is nothing of the others any more.
+    let attached = if set >= 3 { gateway_routes(rng, "stock") } else { String::new() };
+    let tokens = if set >= 1 { ISSUER } else { "" };
+    let (one, other, page) = (routes(rng, "catalog"), routes(rng, "stock"), page(rng, "prices"));
+    format!("{SUBSETS}{one}{other}{page}{attached}{policies}{tokens}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_explanation_agrees_with_what_the_proxies_do_for_a_thousand_generated_requests() {
     let mesh = Mesh::start(BINARY).await;
-    let stock = Spec { service: "stock", version: "v1", host: 13, protocol: Protocol::Http, calls: &[] };
-    let (v1, v2, stock) = (
-        mesh.workload(&catalog("v1", 11)).await,
-        mesh.workload(&catalog("v2", 12)).await,
-        mesh.workload(&stock).await,
-    );
-    for (app, name) in [(v1.app, "catalog-v1"), (v2.app, "catalog-v2"), (stock.app, "stock-v1")] {
-        echo(app, name).await;
+    let mut servers = Vec::new();
+    for (service, version, host, name) in [
+        ("catalog", "v1", 11, "catalog-v1"),
+        ("catalog", "v2", 12, "catalog-v2"),
+        ("stock", "v1", 13, "stock-v1"),
+        ("prices", "p1", 14, "prices-p1"),
+        ("prices", "p2", 15, "prices-p2"),
+    ] {
+        let spec = Spec { service, version, host, protocol: Protocol::Http, calls: &[] };
+        servers.push(mesh.workload(&spec).await);
+        echo(mesh.address(host, 9080), name).await;
     }
-    let web = mesh.workload(&web(&["catalog:8080", "stock:8080"])).await;
-    let hosts = ["catalog:8080", "stock:8080"];
+    // No policy selects it.
+    let spec = Spec { service: "copies", version: "c1", host: 16, protocol: Protocol::Http, calls: &[] };
+    let mirror = mesh.workload(&spec).await;
+    let received = copies(mirror.app).await;
+    let hosts = ["catalog:8080", "stock:8080", "prices:8080"];
+    let web = mesh.workload(&web(&["catalog:8080", "stock:8080", "prices:8080"])).await;
     let mut rng = Rng::with_seed(SEED);
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    let mut copied = Copied::default();
     for set in 0..SETS {
-        let policies: String = (0..3).map(|at| policy(&mut rng, at)).collect();
-        // In its place there is nothing of the others any more.
-        let attached = if set >= 3 { gateway_routes(&mut rng, "stock") } else { String::new() };
-        let (one, other) = (routes(&mut rng, "catalog"), routes(&mut rng, "stock"));
-        let yaml = format!("{SUBSETS}{one}{other}{attached}{policies}");
+        let yaml = rules(&mut rng, set);
         mesh.apply(&yaml).await;
-        let mut connections = [Kept::open(web.outbound[0]).await, Kept::open(web.outbound[1]).await];
+        let mut connections = Vec::new();
+        for entry in &web.outbound {
+            connections.push(Kept::open(*entry).await);
+        }
         for at in 0..REQUESTS {
-            let case = case(&mut rng);
+            let mut case = case(&mut rng);
+            let id = format!("{set}.{at}");
+            case.headers.push(format!("x-at: {id}"));
             let host = hosts[case.host];
             let asked = ExplainRequest {
                 from: "web".into(),
                 method: case.method.into(),
                 url: format!("http://{host}{}", case.path),
-                headers: case.headers.iter().map(|line| (*line).to_owned()).collect(),
+                headers: case.headers.clone(),
             };
             let said = mesh.client.explain(&asked).await.unwrap();
             assert_eq!(said.in_force, Some(true), "{said:?}");
@@ -151,16 +234,16 @@ async fn an_explanation_agrees_with_what_the_proxies_do_for_a_thousand_generated
                 agrees(&said, &seen),
                 "seed {SEED:#x}, set {set}, request {at}: {asked:?}\nsaid {said:#?}\nseen {seen:#?}\n{yaml}"
             );
-            let kind =
-                said.outcomes.iter().map(|outcome| outcome.kind.as_str()).collect::<Vec<_>>().join("+");
-            *kinds.entry(kind).or_default() += 1;
+            copied.note(&said, &seen, &id);
+            kinds_of(&said).iter().for_each(|kind| *kinds.entry((*kind).to_owned()).or_default() += 1);
         }
+        copied.arrive(&received).await;
     }
     // The generator reaches what it is for.
-    for kind in ["forwarded", "answered", "denied", "failed"] {
-        let count: usize =
-            kinds.iter().filter(|(kinds, _)| kinds.contains(kind)).map(|(_, count)| count).sum();
-        assert!(count >= 20, "{kind}: {kinds:?}");
+    kinds.insert("copied".to_owned(), copied.must.len());
+    for kind in ["forwarded", "answered", "denied", "failed", "preflight", "pages", "token", "page", "copied"]
+    {
+        assert!(kinds.get(kind).is_some_and(|count| *count >= 10), "{kind}: {kinds:?}");
     }
 }
 
@@ -253,7 +336,7 @@ async fn a_request_that_was_made_is_explained_by_its_id_at_each_of_its_hops() {
     mesh.apply(BROKEN).await;
     let mut client = Kept::open(web.outbound[0]).await;
     let mut send = async |path: &str, id: &'static str| {
-        let case = Case { host: 0, method: "GET", path: path.into(), headers: vec![id] };
+        let case = Case { host: 0, method: "GET", path: path.into(), headers: vec![id.to_owned()] };
         client.send(&case, "catalog:8080").await.status
     };
     let hops: Vec<String> = [&web, &server].iter().map(|hop| format!("http://{}", hop.admin)).collect();
