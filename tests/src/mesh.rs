@@ -176,20 +176,17 @@ impl Mesh {
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let client = Client::socket(directory.path().join("control/outrigger.sock"));
-        let (settings, control, collectors) = (json!({}), None, Vec::new());
-        let (bootstrap, upgrades) = (json!({}), Vec::new());
-        let behind = behind.iter().map(|&word| word.to_owned()).collect();
         let mut mesh = Self {
             directory,
             binary,
             net,
-            settings,
+            settings: json!({}),
             place,
-            behind,
-            control,
-            collectors,
-            bootstrap,
-            upgrades,
+            behind: behind.iter().map(|&word| word.to_owned()).collect(),
+            control: None,
+            collectors: Vec::new(),
+            bootstrap: json!({}),
+            upgrades: Vec::new(),
             port: PORT,
             namespace: NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
