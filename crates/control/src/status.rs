@@ -260,7 +260,10 @@ impl Board {
         if let Some(entry) = self.entries.lock().get_mut(&stream) {
             change(entry);
         }
-        self.changed.send_replace(());
+        // Who begins to wait looks at all of it first.
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_replace(());
+        }
     }
 
     /// A response of a kind went out; the next one of that kind waits until it is answered.

@@ -23,6 +23,7 @@ mod messages;
 mod service;
 mod sotw;
 mod subscription;
+mod subscriptions;
 mod version;
 mod weight;
 mod wired;

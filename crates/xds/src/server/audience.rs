@@ -11,10 +11,13 @@ use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use outrigger_model::resource::ResourceKind;
+use outrigger_model::resource::{Barrier, Resource, ResourceKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use super::Versioned;
+use crate::ClientKind;
 
 /// What is compared: a kind, and a name of it.
 pub type Name = (ResourceKind, Arc<str>);
@@ -32,6 +35,8 @@ const LONGEST: Duration = Duration::from_millis(100);
 pub struct Audience {
     inner: Mutex<Inner>,
     generation: watch::Sender<u64>,
+    /// The last one that was sent, with its generation: most streams are sent the same.
+    barrier: Mutex<Option<(u64, Arc<Versioned>)>>,
     own: Weak<Self>,
 }
 
@@ -80,7 +85,12 @@ impl Audience {
     /// Nobody is there.
     pub fn new(generation: u64) -> Arc<Self> {
         let (generation, _) = watch::channel(generation);
-        Arc::new_cyclic(|own| Self { inner: Mutex::default(), generation, own: own.clone() })
+        Arc::new_cyclic(|own| Self {
+            inner: Mutex::default(),
+            generation,
+            barrier: Mutex::default(),
+            own: own.clone(),
+        })
     }
 
     /// The generation up to which everybody has been marked.
@@ -326,6 +336,25 @@ impl Seat {
             ids.insert(place, self.id);
         }
         name
+    }
+
+    /// The barrier of a generation, as sidecars read it.
+    pub(super) fn barrier(&self, name: &Arc<str>, generation: u64) -> Arc<Versioned> {
+        let make = || {
+            let barrier = Barrier { name: name.to_string(), generation };
+            Arc::new(Versioned::named(name, Resource::Barrier(barrier), ClientKind::Outrigger))
+        };
+        let Some(audience) = self.audience.upgrade() else { return make() };
+        let mut last = audience.barrier.lock();
+        if let Some((of, barrier)) = &*last
+            && *of == generation
+            && barrier.name == *name
+        {
+            return barrier.clone();
+        }
+        let barrier = make();
+        *last = Some((generation, barrier.clone()));
+        barrier
     }
 
     /// Lets go of a name. Yields whether nobody holds it any more.

@@ -4,13 +4,14 @@
 //! no addition is left to answer, and the barrier with the last of them. A kind whose last response is not answered
 //! waits, and is compared with the newest state when the answer comes, so a slow client costs one pending state.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use outrigger_model::resource::{Barrier, Resource, ResourceKind};
+use outrigger_model::resource::ResourceKind;
 
 use super::audience::Seat;
 use super::subscription::{Difference, Flight, Subscription};
+use super::subscriptions::Subscriptions;
 use super::{ClientEvent, LONGEST_NAME, ROOM, Versioned, View};
 use crate::wire::rpc;
 use crate::{ClientKind, nack};
@@ -28,7 +29,7 @@ pub(super) struct Engine {
     pub(super) seat: Arc<Seat>,
     /// What a barrier last said, or stood for.
     confirmed: u64,
-    subscriptions: HashMap<ResourceKind, Subscription>,
+    subscriptions: Subscriptions,
     next_nonce: u64,
     /// Kinds are sent as whole sets, not as differences.
     whole_sets: bool,
@@ -59,7 +60,7 @@ pub(super) enum Answer {
 impl Engine {
     pub(super) fn new(view: Arc<dyn View>, whole_sets: bool) -> Self {
         let seat = view.seat().clone();
-        let (subscriptions, within) = (HashMap::new(), false);
+        let (subscriptions, within) = (Subscriptions::default(), false);
         Self { view, seat, confirmed: 0, subscriptions, next_nonce: 1, whole_sets, within }
     }
 
@@ -73,12 +74,12 @@ impl Engine {
     pub(super) fn look_up(&mut self) -> bool {
         let stale = self.seat.take();
         for (kind, name) in &stale.names {
-            if let Some(subscription) = self.subscriptions.get_mut(kind) {
+            if let Some(subscription) = self.subscriptions.get_mut(*kind) {
                 subscription.mark(name);
             }
         }
         if stale.everything {
-            self.subscriptions.values_mut().for_each(Subscription::mark_all);
+            self.subscriptions.iter_mut().for_each(Subscription::mark_all);
         }
         stale.closed
     }
@@ -86,7 +87,7 @@ impl Engine {
     /// The subscription of a kind, opened on first use.
     pub(super) fn subscription(&mut self, kind: ResourceKind) -> &mut Subscription {
         let seat = &self.seat;
-        self.subscriptions.entry(kind).or_insert_with(|| Subscription::new(kind, seat.clone()))
+        self.subscriptions.of(kind, || Subscription::new(kind, seat.clone()))
     }
 
     /// Whether a client may have these names more and those less; asked before any of them is held.
@@ -98,7 +99,7 @@ impl Engine {
         less: &'n [String],
     ) -> Result<(), tonic::Status> {
         let none = BTreeSet::new();
-        let known = self.subscriptions.get(&kind).map_or(&none, |subscription| &subscription.names);
+        let known = self.subscriptions.get(kind).map_or(&none, |subscription| &subscription.names);
         let texts = |names: &'n [String]| names.iter().map(String::as_str);
         let less: BTreeSet<&str> = texts(less).filter(|name| known.contains(*name)).collect();
         let more: BTreeSet<&str> =
@@ -115,8 +116,8 @@ impl Engine {
         less: impl Iterator<Item = &'n str>,
     ) -> Result<(), tonic::Status> {
         let refused = |why| Err(tonic::Status::resource_exhausted(why));
-        let mut names = self.subscriptions.get(&kind).map_or(0, |one| one.names.len());
-        let mut bytes: usize = self.subscriptions.values().map(Subscription::bytes).sum();
+        let mut names = self.subscriptions.get(kind).map_or(0, |one| one.names.len());
+        let mut bytes: usize = self.subscriptions.iter().map(Subscription::bytes).sum();
         for name in less {
             (names, bytes) = (names.saturating_sub(1), bytes.saturating_sub(name.len()));
         }
@@ -175,8 +176,8 @@ impl Engine {
 
     /// What a barrier came with is accepted where it is confirmed.
     fn accept_all(&mut self, nonce: &str) {
-        let answered = self.subscriptions.iter_mut().filter_map(|(kind, subscription)| {
-            Some((*kind, subscription.flight.take_if(|flight| flight.nonce == nonce)?))
+        let answered = self.subscriptions.iter_mut().filter_map(|subscription| {
+            Some((subscription.kind(), subscription.flight.take_if(|flight| flight.nonce == nonce)?))
         });
         let answered: Vec<_> = answered.collect();
         answered.iter().for_each(|(kind, flight)| self.accepted(*kind, flight));
@@ -253,8 +254,9 @@ impl Engine {
         }
         if unanswered || !waiting.is_empty() {
             // Nothing is left to send: the barrier goes along, as the client says itself when all before it is in force.
-            let mut others = self.subscriptions.iter().filter(|(kind, _)| **kind != ResourceKind::Barrier);
-            let sent = others.all(|(_, subscription)| !subscription.open || subscription.is_sent());
+            let others = |one: &&Subscription| one.kind() != ResourceKind::Barrier;
+            let is_sent = |one: &Subscription| !one.open || one.is_sent();
+            let sent = self.subscriptions.iter().filter(others).all(is_sent);
             if sent && self.view.kind() == ClientKind::Outrigger && !self.whole_sets {
                 let with = out.last().filter(|_| self.within).map(|last| last.nonce.clone());
                 match (out.last_mut(), self.barrier(generation, with)) {
@@ -277,7 +279,7 @@ impl Engine {
     }
 
     fn difference(&mut self, kind: ResourceKind) -> Option<Difference> {
-        let subscription = self.subscriptions.get_mut(&kind).filter(|s| s.open)?;
+        let subscription = self.subscriptions.get_mut(kind).filter(|s| s.open)?;
         if !self.view.kind().takes(kind) {
             return Some(Difference::default());
         }
@@ -299,7 +301,7 @@ impl Engine {
         if self.view.kind() == ClientKind::Outrigger {
             return;
         }
-        let Some(endpoints) = self.subscriptions.get_mut(&ResourceKind::Endpoints) else { return };
+        let Some(endpoints) = self.subscriptions.get_mut(ResourceKind::Endpoints) else { return };
         for versioned in &difference.upserts {
             if let Some(name) = &versioned.endpoints {
                 endpoints.resend(name);
@@ -340,13 +342,12 @@ impl Engine {
             return None;
         }
         let confirmed = self.confirmed;
-        let subscription = self.subscriptions.get_mut(&kind).filter(|s| s.open && s.flight.is_none())?;
+        let subscription = self.subscriptions.get_mut(kind).filter(|s| s.open && s.flight.is_none())?;
         let name = subscription
             .names
             .iter()
             .find(|name| !subscription.sent.contains_key(*name) || confirmed < compared)?;
-        let barrier = Barrier { name: name.to_string(), generation: compared };
-        let barrier = Arc::new(Versioned::named(name, Resource::Barrier(barrier), self.view.kind()));
+        let barrier = self.seat.barrier(name, compared);
         if subscription.sent.get(name).is_some_and(|known| known.version == Some(barrier.version)) {
             return None;
         }
@@ -362,7 +363,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         let view = self.view.clone();
-        self.subscriptions.values_mut().for_each(|subscription| subscription.close(&*view));
+        self.subscriptions.iter_mut().for_each(|subscription| subscription.close(&*view));
     }
 }
 

@@ -92,6 +92,10 @@ impl Subscription {
         }
     }
 
+    pub(super) fn kind(&self) -> ResourceKind {
+        self.kind
+    }
+
     /// A name is to be compared again, or the wildcard's list.
     pub(super) fn mark(&mut self, name: &Arc<str>) {
         match &mut self.stale {
