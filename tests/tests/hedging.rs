@@ -163,7 +163,12 @@ async fn one_slow_instance_of_three_is_not_felt_and_the_budget_bounds_what_that_
     let sent = counted(&numbers, "outrigger_hedges_total");
     assert!((hedges..=REQUESTS).contains(&sent), "{sent} were sent, {hedges} came");
     assert!(counted(&numbers, "outrigger_hedges_won_total") > 0);
-    assert_eq!(seen.requests.load(SeqCst), 2 * REQUESTS + hedges);
+    // Nor a first attempt, where its rival was quicker under load. But of each request one has been seen.
+    let came = seen.requests.load(SeqCst) - REQUESTS;
+    assert!(
+        (REQUESTS..=REQUESTS + sent).contains(&came),
+        "{came} came of {REQUESTS} requests and {sent} hedges"
+    );
 
     mesh.apply(&page(&format!("{}{hedge}", budget(1)))).await;
     measure(entry).await;
