@@ -251,16 +251,19 @@ impl Warming {
     }
 }
 
+/// A number below `n`; where there is none, because nobody has any weight, 0.
+fn ticket(n: u64) -> u64 {
+    fastrand::u64(..n.max(1))
+}
+
 fn choose(policy: Balance, candidates: &Candidates<'_>, cursor: &AtomicUsize, hash: Option<u64>) -> usize {
     let level = candidates.level();
     match policy {
         Balance::RoundRobin | Balance::Reported => round_robin::pick(candidates, cursor),
-        Balance::LeastRequest => least_request::pick(candidates, |n| fastrand::u64(..n)),
-        Balance::LeastOf(of) => least_of::pick(of, candidates, |n| fastrand::u64(..n)),
-        Balance::Random => random::pick(candidates, |n| fastrand::u64(..n)),
-        Balance::PeakEwma { decay, initial } => {
-            peak_ewma::pick((decay, initial), candidates, |n| fastrand::u64(..n))
-        }
+        Balance::LeastRequest => least_request::pick(candidates, ticket),
+        Balance::LeastOf(of) => least_of::pick(of, candidates, ticket),
+        Balance::Random => random::pick(candidates, ticket),
+        Balance::PeakEwma { decay, initial } => peak_ewma::pick((decay, initial), candidates, ticket),
         Balance::RingHash { .. } | Balance::SteadyRing | Balance::Maglev { .. } => {
             let hash = hash.unwrap_or_else(|| fastrand::u64(..));
             let found = match &level.table {
@@ -270,7 +273,7 @@ fn choose(policy: Balance, candidates: &Candidates<'_>, cursor: &AtomicUsize, ha
             };
             // A handle of the time before the policy: the endpoints are shared, the table is not made for it. Also an
             // endpoint too light for a point of its own.
-            found.unwrap_or_else(|| random::pick(candidates, |n| fastrand::u64(..n)))
+            found.unwrap_or_else(|| random::pick(candidates, ticket))
         }
     }
 }

@@ -44,7 +44,8 @@ impl Places {
         });
     }
 
-    /// Of each member the weight that it has while only these serve; 0 of those that do not.
+    /// Of each member the weight that it has while only these serve; 0 of those that do not. `serves` is asked twice of each, and must say
+    /// the same.
     pub fn weights(&self, serves: impl Fn(usize) -> bool) -> SmallVec<[u32; 32]> {
         let mut serving: SmallVec<[(u32, u64); 8]> = self.all.iter().map(|_| (0, 0)).collect();
         for (_, (place, own)) in self.members.iter().enumerate().filter(|(at, _)| serves(*at)) {

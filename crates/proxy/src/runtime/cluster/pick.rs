@@ -212,7 +212,7 @@ impl ClusterHandle {
         }
         for level in order.into_iter().filter_map(|at| table.levels.get(at)) {
             let mut usable: SmallVec<[u32; 32]> = SmallVec::new();
-            let mut tried = SmallVec::new();
+            let mut tried: SmallVec<[u32; 4]> = SmallVec::new();
             for (i, member) in level.members.iter().enumerate() {
                 if !usable_now(member) {
                     continue;
@@ -222,7 +222,7 @@ impl ClusterHandle {
                     false => usable.push(i as u32),
                 }
             }
-            let weights = self.weights_left(level, usable.len() + tried.len(), usable_now);
+            let weights = self.weights_left(level, &usable, &tried);
             if let Some(found) = self.one_of(level, &usable, weights.as_ref(), ctx.hash) {
                 return Ok(found.clone());
             }
@@ -239,14 +239,11 @@ impl ClusterHandle {
 
     /// The weights of a level's members where some are not usable and places have shares, which then lose what those that are left of
     /// them cannot bear. Who was tried is still counted. The weights of places do not hold for a part of a cluster.
-    fn weights_left(
-        &self,
-        level: &Level,
-        usable: usize,
-        is_usable: impl Fn(&EndpointState) -> bool,
-    ) -> Option<Weights> {
-        let places = level.places().filter(|_| usable < level.members.len())?;
-        matches!(self.way, Way::All).then(|| places.weights(|at| is_usable(&level.members[at])))
+    pub(super) fn weights_left(&self, level: &Level, usable: &[u32], tried: &[u32]) -> Option<Weights> {
+        let places = level.places().filter(|_| usable.len() + tried.len() < level.members.len())?;
+        // Whoever may be picked has a weight: another thread may eject one of them meanwhile.
+        let is_usable = |at: usize| [usable, tried].iter().any(|of| of.binary_search(&(at as u32)).is_ok());
+        matches!(self.way, Way::All).then(|| places.weights(is_usable))
     }
 
     fn one_of<'l>(

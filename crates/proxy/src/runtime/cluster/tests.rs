@@ -72,6 +72,19 @@ fn a_new_configuration_keeps_counts_and_endpoints() {
 }
 
 #[test]
+fn whoever_was_found_usable_keeps_a_weight_when_another_thread_ejects_it() {
+    let cluster = cluster(|c| c.outlier = Some(Outlier { consecutive_5xx: 1, ..Outlier::default() }));
+    let mut places = set(&[&[endpoint(1, Healthy), endpoint(2, Healthy)], &[endpoint(3, Healthy)]]);
+    places.localities.iter_mut().for_each(|place| place.priority = 0);
+    cluster.update(&places);
+    let table = cluster.endpoints().clone();
+    cluster.report(&table.all[0], Outcome::Status(500), None);
+    assert_eq!(reach(&cluster, &[]), [2, 3]);
+    let weights = cluster.weights_left(&table.levels[0], &[0], &[]).unwrap();
+    assert!(weights[0] > 0 && weights[1..] == [0, 0], "{weights:?}");
+}
+
+#[test]
 fn the_most_wanted_priority_with_a_usable_endpoint_serves() {
     let cluster = cluster(|_| {});
     cluster.update(&set(&[&[endpoint(1, Unhealthy), endpoint(2, Draining)], &[endpoint(3, Healthy)]]));
