@@ -13,7 +13,7 @@ use crate::failure::{Failure, FailureKind, Stage};
 use crate::http::h1::Limits;
 use crate::http::head::RequestHead;
 use crate::memory::Account;
-use crate::runtime::snapshot::{HttpHandle, TerminalHandle};
+use crate::runtime::snapshot::{HttpHandle, Snapshot, TerminalHandle};
 use crate::worker::Worker;
 
 /// What a connection's requests share.
@@ -34,6 +34,17 @@ pub struct RequestConfig {
 }
 
 impl RequestConfig {
+    /// Of what would take the connection now, as open connections are judged. Where that is no HTTP the old one serves on, until the
+    /// connection is closed.
+    fn present(snapshot: &Snapshot, info: &ConnInfo, old: Arc<HttpHandle>) -> Rc<Self> {
+        let found = info.present(snapshot).and_then(|listener| info.chosen(listener));
+        let http = match found.map(|chain| &chain.terminal) {
+            Some(TerminalHandle::Http(http)) => http.clone(),
+            _ => old,
+        };
+        Rc::new(Self { generation: snapshot.generation, http })
+    }
+
     /// Of the snapshot that it is of.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -62,31 +73,24 @@ impl RequestConfig {
 }
 
 impl HttpConn {
-    /// For a connection that was accepted with this configuration.
+    /// For a connection that chose this configuration. There may be another by now: a handshake takes its time.
     pub fn new(worker: Rc<Worker>, info: Rc<ConnInfo>, http: Arc<HttpHandle>) -> Self {
-        let generation = worker.snapshot().generation;
         let own = worker.metrics.local().principal.as_ref();
         let client_cert = info.peer.as_ref().filter(|_| info.direction == Direction::Inbound).map(|peer| {
             let by = own.map_or(String::new(), |own| format!("By={own};"));
             format!("{by}URI={peer}").into_boxed_str()
         });
         let account = worker.ledger.open(worker.alarm.place(&worker.process.drain));
-        let view = RefCell::new(Rc::new(RequestConfig { generation, http }));
+        let view = RefCell::new(RequestConfig::present(&worker.snapshot(), &info, http));
         Self { worker, info, view, client_cert, account }
     }
 
-    /// The present configuration of what would take the connection now, as open connections are judged. Where that is no HTTP
-    /// the old one serves on, until the connection is closed.
+    /// The present configuration.
     pub fn view(&self) -> Rc<RequestConfig> {
         let snapshot = self.worker.snapshot();
         let mut view = self.view.borrow_mut();
         if view.generation != snapshot.generation {
-            let found = self.info.present(&snapshot).and_then(|listener| self.info.chosen(listener));
-            let http = match found.map(|chain| &chain.terminal) {
-                Some(TerminalHandle::Http(http)) => http.clone(),
-                _ => view.http.clone(),
-            };
-            *view = Rc::new(RequestConfig { generation: snapshot.generation, http });
+            *view = RequestConfig::present(&snapshot, &self.info, view.http.clone());
         }
         view.clone()
     }

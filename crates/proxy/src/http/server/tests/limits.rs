@@ -441,6 +441,29 @@ async fn draining_connection_says_so_and_ends() {
     .await;
 }
 
+/// A handshake takes its time, and what is in force may change meanwhile: then nothing comes that would tell the connection of it.
+#[tokio::test]
+async fn a_connection_that_was_let_in_before_a_change_is_served_by_what_is_in_force() {
+    run(async {
+        let world = super::world::World::new(Setup::to(&[]));
+        let address = "127.0.0.1:80".parse().unwrap();
+        let (listener, purpose) = (
+            tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            crate::listen::Purpose::Inbound { app: None },
+        );
+        let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted =
+            crate::conn::Accepted { tcp, source: address, destination: address, transparent: false, purpose };
+        let info = Rc::new(world.info(&accepted));
+        let next = super::world::snapshot(Setup::to(&[]), &world.worker.snapshot());
+        world.worker.process.swap(next);
+        let conn = conn::HttpConn::new(world.worker.clone(), info.clone(), world.http.clone());
+        let present = world.worker.snapshot().http(info.listener.name(), &info.chain.name).unwrap();
+        assert!(std::sync::Arc::ptr_eq(&conn.view().http, &present));
+    })
+    .await;
+}
+
 /// Per-connection memory is a feature: the future of a connection holds the whole request path.
 #[tokio::test]
 async fn futures_stay_small() {
