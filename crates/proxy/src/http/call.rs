@@ -109,7 +109,8 @@ async fn attempt(
 ) -> Result<Answer, Failure> {
     let leases = Leases { pools, cluster: &call.cluster, endpoint, fresh, now: Instant::now() };
     let leased = leases.any(leases.want(&call.head), false).await?;
-    let mut introduced = false;
+    // A first try may have said who we are.
+    let mut introduced = fresh;
     let mut out = Outgoing {
         head: &mut call.head,
         framing: call.framing,
