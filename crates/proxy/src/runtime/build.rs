@@ -114,24 +114,25 @@ impl Builder {
                     }
                 }
             };
+            let is_same = old.is_some_and(|old| Arc::ptr_eq(old, &handle));
+            if !is_same {
+                self.zones.warn_of(&handle.config);
+            }
+            let fresh = if is_static(&handle.config) { !is_same } else { old.is_none() };
             let anew = self.zones.share_anew(&handle.config, old.map(|old| &*old.config));
-            self.feed_endpoints(&handle, (old.is_none(), anew), in_force);
+            self.feed_endpoints(&handle, fresh || anew, in_force);
             snapshot.clusters.insert(handle.name.clone(), handle);
         }
         self.endpoints.retain(|name, _| snapshot.clusters.contains_key(name.as_str()));
     }
 
-    /// Brings the endpoints of a handle that is `fresh`, whose zones are to be shared `anew`, or whose endpoints are others than before.
-    fn feed_endpoints(
-        &mut self,
-        handle: &ClusterHandle,
-        (fresh, anew): (bool, bool),
-        in_force: &InForce<'_>,
-    ) {
+    /// Brings the endpoints of a handle where that is to be done `anew`, or where they are others than before.
+    fn feed_endpoints(&mut self, handle: &ClusterHandle, anew: bool, in_force: &InForce<'_>) {
         let Some(name) = handle.config.endpoints_name() else {
-            // It has brought them itself, but knows nothing of zones.
+            // It brings them itself where it need not know of zones.
             if let Discovery::Static(set) = &handle.config.discovery
                 && handle.config.zone_aware.is_some()
+                && anew
             {
                 handle.update(&self.zones.shared(&handle.config, set));
             }
@@ -141,7 +142,7 @@ impl Builder {
         };
         let Some(resource) = in_force.get(&(ResourceKind::Endpoints, &*name)) else { return };
         let known = self.endpoints.get(&*handle.name);
-        if !fresh && !anew && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {
+        if !anew && known.is_some_and(|known| Arc::ptr_eq(known, resource)) {
             return;
         }
         if let Resource::Endpoints(set) = &***resource {
@@ -202,6 +203,10 @@ impl Builder {
         }
         self.listeners = next;
     }
+}
+
+fn is_static(config: &Cluster) -> bool {
+    matches!(config.discovery, Discovery::Static(_))
 }
 
 /// What was asked for one by one, the answer that there is none included.

@@ -147,7 +147,10 @@ impl ClusterHandle {
             handle.checks_otherwise(&before.config);
         }
         if let Discovery::Static(set) = &handle.config.discovery {
-            handle.update(set);
+            // Those of zones wait for their shares, without which they must not be picked.
+            if handle.config.zone_aware.is_none() {
+                handle.update(set);
+            }
         } else if before.is_some_and(|before| balances_otherwise(&before.config, &handle.config)) {
             handle.look_again();
         }

@@ -335,3 +335,33 @@ fn zones_of_another_control_planes_cluster_follow_the_peers_of_the_client() {
     let plain = build(&mut builder, &fourth, &resources);
     assert_eq!(parts(&plain), [(0, vec![250, 250, 500])], "without zones the weights of places hold");
 }
+
+#[test]
+fn zones_of_a_cluster_that_has_its_endpoints_are_shared_where_something_changes_and_only_there() {
+    let zones = Zones::new(Some("own".into()), in_zone("a"));
+    let of = |max_requests, zones: &[(&str, u8)]| {
+        let Resource::Endpoints(set) = &*in_zones("shop", zones) else { panic!() };
+        let zone_aware = Some(ZoneAware { min_endpoints: 1, ..ZoneAware::default() });
+        let mut shop =
+            Cluster { zone_aware, discovery: Discovery::Static(set.clone()), ..Cluster::new("shop") };
+        shop.limits.max_requests = max_requests;
+        Arc::new(Resource::Cluster(shop))
+    };
+    let mut resources =
+        vec![of(1, &[("a", 2), ("b", 1)]), cluster("own"), in_zones("own", &[("a", 1), ("b", 1)])];
+    let mut builder = Builder::default().with_zones(zones);
+    let table = |snapshot: &Snapshot| snapshot.cluster("shop").unwrap().endpoints().clone();
+    let levels = |snapshot: &Snapshot| {
+        table(snapshot).levels.iter().map(|level| level.members.len()).collect::<Vec<_>>()
+    };
+    let first = build(&mut builder, &Snapshot::default(), &resources);
+    assert_eq!(levels(&first), [2, 1], "enough here for all");
+    let same = build(&mut builder, &first, &resources);
+    assert!(Arc::ptr_eq(&table(&first), &table(&same)), "nothing has changed");
+    resources[2] = in_zones("own", &[("a", 2)]);
+    let moved = build(&mut builder, &same, &resources);
+    assert_eq!(levels(&moved), [3], "the peers are all here");
+    resources[0] = of(2, &[("a", 1), ("b", 1)]);
+    let other = build(&mut builder, &moved, &resources);
+    assert_eq!(levels(&other), [2]);
+}

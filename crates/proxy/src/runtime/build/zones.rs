@@ -41,6 +41,16 @@ impl Zones {
         changed || (self.moved && config.zone_aware.is_some())
     }
 
+    /// Says of a cluster that is new, or made anew, what has no effect here.
+    pub(super) fn warn_of(&self, config: &Cluster) {
+        if config.zone_aware.is_some() && self.local.is_none() {
+            tracing::warn!(
+                cluster = config.name,
+                "zone_aware_lb_config shares nothing among zones without local_cluster in the bootstrap"
+            );
+        }
+    }
+
     /// The endpoints with the shares of their places, where these are the zones'.
     pub(super) fn shared<'s>(&self, config: &Cluster, set: &'s EndpointSet) -> Cow<'s, EndpointSet> {
         let Some(rule) = &config.zone_aware else { return Cow::Borrowed(set) };
@@ -50,12 +60,8 @@ impl Zones {
         if let Some(threshold) = rule.fail_below {
             fail_in_panic(&mut set.localities, threshold);
         }
-        match &self.local {
-            Some(_) => share(rule, &self.place, &self.peers, &mut set.localities, Scope::All),
-            None => tracing::debug!(
-                cluster = config.name,
-                "zone_aware_lb_config has no effect without local_cluster in the bootstrap"
-            ),
+        if self.local.is_some() {
+            share(rule, &self.place, &self.peers, &mut set.localities, Scope::All);
         }
         Cow::Owned(set)
     }
