@@ -3,12 +3,15 @@
 //!
 //! A file that became bad keeps its last good content and is reported with file and line. Notifications only say when to
 //! look; the scan compares content, so a lost or doubled notification does no harm, and a slow rescan catches what the
-//! system does not notify (network file systems).
+//! system does not notify (network file systems). A file whose stamp has not changed is not read for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use outrigger_rules::{Finding, ParseOptions, parse_with};
@@ -20,6 +23,10 @@ use crate::instance::Instance;
 
 /// Notifications come in bursts (write, rename, chmod): wait this long for the last.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The coarsest stamps of file systems count two seconds: content that was read twice so far apart changes with its stamp.
+const COARSE: Duration = Duration::from_secs(3);
+/// Read even where the stamp has not changed: who writes through a mapping of memory changes it late.
+const REREAD: Duration = Duration::from_secs(600);
 /// Larger files are refused: they are no registry that somebody wrote. A million instances have some 200 MiB.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -63,6 +70,46 @@ struct Seen {
     /// SHA-256 of it.
     content: Vec<u8>,
     problem: Option<Problem>,
+    stamp: Stamp,
+    /// When it was read first with this content and stamp.
+    since: Instant,
+    /// When it was read last.
+    read: Instant,
+}
+
+/// What a file system changes with a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    length: u64,
+    /// `st_ctime`, which nobody can set.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &std::fs::Metadata) -> Self {
+        Self {
+            file: (file.dev(), file.ino()),
+            length: file.len(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
+}
+
+impl Seen {
+    /// Whether what was read last is what a file with this stamp has.
+    fn holds(&self, stamp: Stamp, now: Instant) -> bool {
+        let is_sure = self.read.saturating_duration_since(self.since) >= COARSE;
+        self.stamp == stamp && is_sure && now.saturating_duration_since(self.read) < REREAD
+    }
+
+    /// It was read again, and has the same content.
+    fn again(&mut self, stamp: Stamp, now: Instant) {
+        if self.stamp != stamp {
+            (self.stamp, self.since) = (stamp, now);
+        }
+        self.read = now;
+    }
 }
 
 impl FileRegistry {
@@ -100,15 +147,22 @@ impl FileRegistry {
 
     fn scan_file(&mut self, path: PathBuf, changes: &mut Changes) {
         let file = path.display().to_string();
-        let content = match read(&path) {
-            Ok(content) => content,
+        let now = Instant::now();
+        let holds = |stamp| self.seen.get(&path).is_some_and(|seen| seen.holds(stamp, now));
+        let (stamp, content) = match read(&path, holds) {
+            Ok((stamp, Some(content))) => (stamp, content),
+            Ok((_, None)) => {
+                changes.problems.extend(self.seen.get(&path).and_then(|seen| seen.problem.clone()));
+                return;
+            }
             Err(message) => {
                 changes.problems.push(problem(&file, 0, message));
                 return;
             }
         };
         let hash = digest(&SHA256, content.as_bytes()).as_ref().to_vec();
-        if let Some(seen) = self.seen.get(&path).filter(|seen| seen.content == hash) {
+        if let Some(seen) = self.seen.get_mut(&path).filter(|seen| seen.content == hash) {
+            seen.again(stamp, now);
             changes.problems.extend(seen.problem.clone());
             return;
         }
@@ -120,7 +174,7 @@ impl FileRegistry {
             Err(problem) => Some(problem),
         };
         changes.problems.extend(problem.clone());
-        self.seen.insert(path, Seen { content: hash, problem });
+        self.seen.insert(path, Seen { content: hash, problem, stamp, since: now, read: now });
     }
 
     /// Reads what changed, off the runtime's threads.
@@ -164,13 +218,21 @@ fn problem(file: &str, line: u64, message: String) -> Problem {
     Problem { registry: String::new(), file: file.to_owned(), line, message }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// The stamp of a file, and its content unless what is known by that `holds`. Opened first: a network file system asks its server then.
+fn read(path: &Path, holds: impl FnOnce(Stamp) -> bool) -> Result<(Stamp, Option<String>), String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-    let length = std::fs::metadata(path).map_err(cannot)?.len();
+    let mut file = File::open(path).map_err(cannot)?;
+    let metadata = file.metadata().map_err(cannot)?;
+    let (stamp, length) = (Stamp::of(&metadata), metadata.len());
     if length > MAX_BYTES {
         return Err(format!("has {length} bytes; a registry file has at most {MAX_BYTES}"));
     }
-    std::fs::read_to_string(path).map_err(cannot)
+    if holds(stamp) {
+        return Ok((stamp, None));
+    }
+    let mut content = String::with_capacity(length as usize);
+    file.read_to_string(&mut content).map_err(cannot)?;
+    Ok((stamp, Some(content)))
 }
 
 fn parse(file: &str, text: &str, options: &ParseOptions) -> Result<Vec<Item>, Problem> {

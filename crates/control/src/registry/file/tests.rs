@@ -41,6 +41,29 @@ fn a_changed_file_is_read_again_and_an_unchanged_one_is_not() {
 }
 
 #[test]
+fn a_stamp_stands_for_content_that_was_read_twice_far_apart_and_not_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yaml");
+    fs::write(&path, ONE).unwrap();
+    let stamp = || Stamp::of(&fs::metadata(&path).unwrap());
+    let (first, begun) = (stamp(), Instant::now());
+    let mut seen = Seen { content: Vec::new(), problem: None, stamp: first, since: begun, read: begun };
+    assert!(!seen.holds(first, begun + COARSE), "it was read once");
+    seen.again(first, begun + COARSE / 2);
+    assert!(!seen.holds(first, begun + COARSE), "the stamp may be too coarse to tell");
+    seen.again(first, begun + COARSE);
+    assert!(seen.holds(first, begun + 2 * COARSE) && seen.holds(stamp(), begun + REREAD));
+    assert!(!seen.holds(first, begun + COARSE + REREAD), "it is read again now and then");
+    // The same content, but it was written.
+    fs::write(&path, ONE).unwrap();
+    fs::rename(&path, dir.path().join("moved")).unwrap();
+    fs::copy(dir.path().join("moved"), &path).unwrap();
+    assert_ne!(stamp(), first);
+    seen.again(stamp(), begun + 2 * COARSE);
+    assert!(!seen.holds(stamp(), begun + 2 * COARSE), "another stamp begins anew");
+}
+
+#[test]
 fn a_bad_file_is_reported_with_its_line_and_its_last_good_content_stays() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web.yaml");
