@@ -13,6 +13,7 @@ use outrigger_xds::ClientKind;
 use outrigger_xds::server::{Audience, Name, Seat, Version, Versioned, WILDCARD};
 use parking_lot::Mutex;
 
+use super::attached::external;
 use super::foreign::{self, Gap};
 use super::lens::{Facets, Lens};
 use super::scope::Scope;
@@ -305,10 +306,13 @@ fn resource(inputs: &Inputs, lens: &Lens<'_>, kind: ResourceKind, name: &str) ->
                 .or_else(|| elsewhere::through(lens, name))
                 .or_else(|| outbound::compile(lens, name))?,
         }),
-        ResourceKind::Routes => Resource::Routes(match any_host::port_of(lens, name) {
-            Some(port) => any_host::routes(lens, name, port),
-            None => route::compile(lens, name)?,
-        }),
+        ResourceKind::Routes => {
+            let routes = match any_host::port_of(lens, name) {
+                Some(port) => any_host::routes(lens, name, port),
+                None => route::compile(lens, name)?,
+            };
+            Resource::Routes(external::by_name(lens, routes))
+        }
         ResourceKind::Cluster => Resource::Cluster(cluster::compile(lens, name)?),
         ResourceKind::Endpoints => Resource::Endpoints(match described::of(lens, name) {
             Some(of) => described::addressed(lens, name, of)?,

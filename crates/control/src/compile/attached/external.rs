@@ -2,7 +2,8 @@
 //! which is off for all other routes.
 //!
 //! The routes stand in such a listener, so that none ever holds before the filter that it wants. Who has no such listener (Envoys, whose
-//! routes of a port are many services', and gRPC clients) is sent routes that lead nowhere.
+//! routes of a port are many services', and gRPC clients) is sent routes that lead nowhere, and so is whoever has them by their name: that
+//! is a listener which knows nothing of the filter, and serves on until the one with it has all that it leads to.
 
 use std::collections::BTreeMap;
 
@@ -69,6 +70,16 @@ pub(super) fn ask(route: &mut Route, rule: (&Origin, usize), can_ask: bool) {
     } else {
         refuse(route);
     }
+}
+
+/// Routes that are sent by their name.
+pub(in crate::compile) fn by_name(lens: &Lens<'_>, mut config: RouteConfig) -> RouteConfig {
+    if lens.kind() == ClientKind::Outrigger {
+        for route in config.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
+            take(route);
+        }
+    }
+    config
 }
 
 /// Takes out what a client that has no such filters is sent. Whether there was anything.

@@ -332,6 +332,14 @@ fn a_service_is_asked_about_the_requests_of_its_rule_and_about_no_others() {
     let routes = &config.virtual_hosts[0].routes;
     assert_eq!(routes.iter().map(is_off).collect::<Vec<_>>(), [false, true]);
     assert_eq!(shares(&routes[0]), [(WEB, 1)]);
+    // The listener that was there before has its routes by their name, and nobody to ask.
+    let Some(Resource::Routes(config)) = get(&compiled, &client("shop"), ResourceKind::Routes, CATALOG)
+    else {
+        panic!()
+    };
+    let routes = &config.virtual_hosts[0].routes;
+    assert_eq!((shares(&routes[0]), shares(&routes[1])), (vec![(NOWHERE, 1)], vec![(CATALOG, 1)]));
+    assert!(routes.iter().all(|route| route.authz.is_empty()));
 }
 
 #[test]
