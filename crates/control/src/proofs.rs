@@ -93,12 +93,12 @@ impl CallerPolicy for Proofs {
         if others || (any && self.tokens.knows(identity)) {
             return Ok(());
         }
-        match (pods, cluster.is_there()) {
-            (true, true) => Err(Denied::expected(format!(
+        match (pods, cluster.is_away()) {
+            (true, false) => Err(Denied::expected(format!(
                 "all that run as {identity} are Pods, which renew by the tokens of their service account"
             ))),
             // While its API server is away a Pod's token may end, and no other comes.
-            (true, false) => Ok(()),
+            (true, true) => Ok(()),
             (false, _) => Err(Denied::new(format!(
                 "nobody is known who runs as {identity}, and no token was shown that is good for it"
             ))),

@@ -19,8 +19,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::kept::Kept;
-use self::offline::Issuer;
 pub use self::offline::Whose;
+use self::offline::{Issuer, Unseen};
 use crate::registry::kubernetes::KubernetesSettings;
 use crate::tokens::ADMIN_SERVICE_ACCOUNT;
 
@@ -111,10 +111,10 @@ impl ServiceAccounts {
         Self { kept: Some(Arc::new(kept)), ..self }
     }
 
-    /// Whether the API server was there when it was looked for last, so that a Pod has a token that is good. Nobody who asks for anything
-    /// can change that.
-    pub fn is_there(&self) -> bool {
-        self.issuer.is_there()
+    /// Whether nobody was there when the API server was looked for last, so that a Pod may have no token that is good. Nobody who asks for
+    /// anything can change that.
+    pub fn is_away(&self) -> bool {
+        self.issuer.is_away()
     }
 
     /// Keeps what tokens are judged by while the API server is away, for ever.
@@ -122,7 +122,7 @@ impl ServiceAccounts {
         loop {
             let fetched = match self.client().await {
                 Ok(client) => self.issuer.fetch(client).await,
-                Err(why) => Err(why),
+                Err(why) => Err(Unseen::away(why)),
             };
             if let (Ok(keys), Some(kept)) = (&fetched, &self.kept) {
                 kept.write(keys.clone()).await;
@@ -146,7 +146,7 @@ impl ServiceAccounts {
     /// Says why it proves nothing.
     pub async fn identify(&self, token: &str, Judged(judged): Judged) -> Result<SpiffeId, Refused> {
         // One that was away a moment ago is away: whoever has a good token need not find that out again.
-        let away = match self.is_away().filter(|_| judged.is_ok()) {
+        let away = match self.known_away().filter(|_| judged.is_ok()) {
             Some(why) => why,
             None => match self.review(token, judged.is_ok()).await {
                 Ok(answer) => return answer,
@@ -165,7 +165,7 @@ impl ServiceAccounts {
     }
 
     /// Why it was away a moment ago, if it was.
-    fn is_away(&self) -> Option<String> {
+    fn known_away(&self) -> Option<String> {
         let away = self.away.lock();
         away.as_ref().filter(|(at, _)| at.elapsed() < LATER).map(|(_, why)| why.clone())
     }
@@ -179,7 +179,7 @@ impl ServiceAccounts {
         let places = if is_signed { &self.places.0 } else { &self.places.1 };
         let place = tokio::time::timeout(TURN, places.acquire()).await;
         // Another has found it out meanwhile.
-        if let Some(why) = self.is_away().filter(|_| is_signed) {
+        if let Some(why) = self.known_away().filter(|_| is_signed) {
             return Err(why);
         }
         let Ok(Ok(_place)) = place else { return Ok(Err(unknown("too many are asked for at once"))) };
@@ -202,7 +202,7 @@ impl ServiceAccounts {
                 );
             }
             // It is there, and has its reasons.
-            Ok(Err(kube::Error::Api(status))) if status.code != 429 && status.code < 500 => {
+            Ok(Err(kube::Error::Api(status))) if offline::is_answer(status.code) => {
                 *self.away.lock() = None;
                 return Ok(Err(unknown(&status.message)));
             }

@@ -38,12 +38,30 @@ pub(super) struct Keys {
     pub(super) keys: String,
 }
 
+/// Why a look has seen no keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unseen {
+    pub(super) why: String,
+    /// The server is away; else it has answered, with something else.
+    pub(super) is_away: bool,
+}
+
+impl Unseen {
+    pub(super) fn away(why: String) -> Self {
+        Self { why, is_away: true }
+    }
+
+    fn answered(why: String) -> Self {
+        Self { why, is_away: false }
+    }
+}
+
 /// The API server as an issuer of tokens.
 #[derive(Default)]
 pub(super) struct Issuer {
     known: Mutex<Option<Known>>,
     /// Why the last look has failed.
-    failed: Mutex<Option<String>>,
+    failed: Mutex<Option<Unseen>>,
 }
 
 struct Known {
@@ -97,21 +115,21 @@ impl Issuer {
         self.known.lock().as_ref().is_some_and(Known::holds)
     }
 
-    /// Whether the last look has found its keys.
-    pub(super) fn is_there(&self) -> bool {
-        self.is_known() && self.failed.lock().is_none()
+    /// Whether the last look has found nobody. Who has answered is there, whatever that was, and so is who has not been asked yet.
+    pub(super) fn is_away(&self) -> bool {
+        self.failed.lock().as_ref().is_some_and(|unseen| unseen.is_away)
     }
 
     /// Asks for its name and its keys.
-    pub(super) async fn fetch(&self, client: &Client) -> Result<Keys, String> {
+    pub(super) async fn fetch(&self, client: &Client) -> Result<Keys, Unseen> {
         #[derive(Deserialize)]
         struct Said {
             issuer: String,
         }
         let said: Said = serde_json::from_str(&asked(client, DISCOVERY).await?)
-            .map_err(|error| format!("{DISCOVERY}: {error}"))?;
+            .map_err(|error| Unseen::answered(format!("{DISCOVERY}: {error}")))?;
         let keys = asked(client, KEYS).await?;
-        check_keys(&keys).map_err(|why| format!("{KEYS} {why}"))?;
+        check_keys(&keys).map_err(|why| Unseen::answered(format!("{KEYS} {why}")))?;
         let keys = Keys { issuer: said.issuer, keys };
         self.recall(&keys, Duration::ZERO);
         Ok(keys)
@@ -126,15 +144,26 @@ impl Issuer {
     }
 
     /// When to look again.
-    pub(super) fn fetched(&self, outcome: Result<(), String>) -> Duration {
+    pub(super) fn fetched(&self, outcome: Result<(), Unseen>) -> Duration {
         let mut failed = self.failed.lock();
         let pause = if outcome.is_ok() { PERIOD } else { RETRY };
-        let why = outcome.err();
-        if let Some(why) = why.as_ref().filter(|why| failed.as_ref() != Some(why)) {
+        let unseen = outcome.err();
+        match unseen.as_ref().filter(|unseen| failed.as_ref() != Some(unseen)) {
             // Nothing depends on it until the API server is away.
-            tracing::info!(why, "the keys of the cluster's tokens cannot be looked at; those before hold");
+            Some(Unseen { why, is_away: true }) => {
+                tracing::info!(
+                    why,
+                    "the keys of the cluster's tokens cannot be looked at; those before hold"
+                );
+            }
+            Some(Unseen { why, .. }) => tracing::warn!(
+                why,
+                "the API server does not show the keys of its tokens, by which Pods would renew while it is away; \
+                 bind system:service-account-issuer-discovery to the control plane's account"
+            ),
+            None => {}
         }
-        *failed = why;
+        *failed = unseen;
         pause
     }
 
@@ -149,7 +178,7 @@ impl Issuer {
             }
             None => {
                 let failed = self.failed.lock();
-                let why = failed.as_deref().unwrap_or("nobody has looked yet");
+                let why = failed.as_ref().map_or("nobody has looked yet", |unseen| &unseen.why);
                 return Err(Refused::Unknown(Denied::new(format!("its keys are not known: {why}"))));
             }
         };
@@ -170,13 +199,22 @@ impl Issuer {
     }
 }
 
-async fn asked(client: &Client, path: &str) -> Result<String, String> {
-    let request = Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+async fn asked(client: &Client, path: &str) -> Result<String, Unseen> {
+    let request = Request::get(path).body(Vec::new());
+    let request = request.map_err(|error| Unseen::answered(error.to_string()))?;
     match tokio::time::timeout(PATIENCE, client.request_text(request)).await {
         Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => Err(format!("{path}: {error}")),
-        Err(_) => Err(format!("{path}: no answer within {PATIENCE:?}")),
+        Ok(Err(error)) => {
+            let is_away = !matches!(&error, kube::Error::Api(status) if is_answer(status.code));
+            Err(Unseen { why: format!("{path}: {error}"), is_away })
+        }
+        Err(_) => Err(Unseen::away(format!("{path}: no answer within {PATIENCE:?}"))),
     }
+}
+
+/// Whether a server that says no with this status could have said something else.
+pub(super) fn is_answer(status: u16) -> bool {
+    status != 429 && status < 500
 }
 
 /// What the claims say, which must be one thing.

@@ -68,7 +68,7 @@ pub(crate) fn trusting(client: Client, pods: Arc<Pods>) -> ServiceAccounts {
 
 /// Its API server was looked for, and found or not.
 pub(crate) fn looked(accounts: &ServiceAccounts, found: bool) {
-    accounts.issuer.fetched(if found { Ok(()) } else { Err("connection refused".to_owned()) });
+    accounts.issuer.fetched(if found { Ok(()) } else { Err(Unseen::away("connection refused".to_owned())) });
 }
 
 async fn identify(accounts: ServiceAccounts, token: String) -> Result<SpiffeId, Refused> {
@@ -132,7 +132,11 @@ fn a_token_is_good_by_its_keys_its_audience_its_times_and_its_pod() {
 #[tokio::test(start_paused = true)]
 async fn keys_that_nobody_has_seen_for_long_judge_nothing() {
     let none = Issuer::default();
-    none.fetched(Err("connection refused".to_owned()));
+    assert!(!none.is_away(), "nobody has asked");
+    none.fetched(Err(Unseen::answered("403 Forbidden".to_owned())));
+    assert!(!none.is_away(), "it has answered");
+    none.fetched(Err(Unseen::away("connection refused".to_owned())));
+    assert!(none.is_away());
     assert_eq!(
         why(none.judge(&token(|_| {}), now()).unwrap_err()),
         "unknown: its keys are not known: connection refused"
