@@ -18,6 +18,7 @@ mod bootstrap;
 mod containers;
 mod decision;
 mod kinds;
+mod needs;
 mod probes;
 mod release;
 mod scrape;

@@ -211,15 +211,8 @@ impl InjectSettings {
             bail!("logLevel: \"{}\" is not a filter such as info,outrigger_proxy=debug", self.log_level);
         }
         super::templates::validate(&self.templates, &self.default_templates)?;
-        super::templates::keeps_what_it_needs(&self.sidecar, "sidecar")?;
-        let context = self.sidecar.get("securityContext");
-        if context.is_some_and(|context| !context.is_object() || context.get("runAsUser").is_some()) {
-            bail!(
-                "sidecar.securityContext.runAsUser: must stay {}, by which the rules of interception know the sidecar's own connections: as another \
-                 user it would be brought its own",
-                super::UID
-            );
-        }
+        super::needs::kept(&self.sidecar, "sidecar")?;
+        super::needs::merged(&self.sidecar, "sidecar")?;
         if !self.resources.is_object() {
             bail!("resources: is not a mapping with requests and limits");
         }

@@ -125,18 +125,9 @@ fn leaves_room(spec: &Value, at: &str) -> anyhow::Result<()> {
             let at = format!("{at}.{list}[{n}]");
             are_lists(container, &at)?;
             if let Some(sidecar) = container.as_object().filter(|_| container["name"] == SIDECAR) {
-                keeps_what_it_needs(sidecar, &at)?;
+                super::needs::kept(sidecar, &at)?;
             }
         }
-    }
-    Ok(())
-}
-
-/// Whether what is laid over the sidecar leaves it what it cannot start without.
-pub(super) fn keeps_what_it_needs(over: &Fields, at: &str) -> anyhow::Result<()> {
-    let needed = ["image", "env", "volumeMounts", "securityContext", "restartPolicy"];
-    if let Some(field) = needed.iter().find(|field| over.get(**field).is_some_and(Value::is_null)) {
-        bail!("{at}.{field}: null would take out what the sidecar needs there; name what is to be laid over");
     }
     Ok(())
 }

@@ -399,10 +399,11 @@ fn settings_have_the_last_word() {
     let sidecar = container(&pod, SIDECAR);
     assert_eq!((&sidecar["tty"], sidecar["resources"].get("limits")), (&json!(true), None));
     assert_eq!(pod["metadata"]["labels"]["outrigger.io/rev"], "new");
-    let with_context = |context: Value| {
-        let sidecar = Fields::from_iter([("securityContext".to_owned(), context)]);
+    let with_field = |field: &str, value: Value| {
+        let sidecar = Fields::from_iter([(field.to_owned(), value)]);
         InjectSettings { sidecar, ..settings.clone() }
     };
+    let with_context = |context: Value| with_field("securityContext", context);
     with_context(json!({"runAsGroup": 7})).validate().unwrap();
     for (broken, word) in [
         (InjectSettings { image: " ".into(), ..settings.clone() }, "image"),
@@ -414,6 +415,8 @@ fn settings_have_the_last_word() {
         (with_context(json!({"runAsUser": 7})), "sidecar.securityContext.runAsUser"),
         (with_context(json!({"runAsUser": null})), "sidecar.securityContext.runAsUser"),
         (with_context(Value::Null), "sidecar.securityContext: null"),
+        (with_field("env", json!([{"name": "A", "value": "1"}])), "sidecar.env: a list"),
+        (with_field("volumeMounts", json!([])), "sidecar.volumeMounts: a list"),
         (
             InjectSettings {
                 image_pull_secrets: vec![PullSecret { name: String::new() }],

@@ -197,6 +197,12 @@ fn nothing_is_laid_over_the_sidecar_without_which_it_does_not_start() {
         let error = settings.validate().unwrap_err().to_string();
         assert!(error.starts_with(&format!("sidecar.{field}: null would take out")), "{error}");
     }
+    // Nor with which it brings itself its own connections.
+    let other = json!({"name": "outrigger-proxy", "securityContext": {"runAsUser": 7}});
+    let templates = serde_json::from_value(json!({"a": {"spec": {"containers": [other]}}})).unwrap();
+    let error = InjectSettings { templates, ..settings() }.validate().unwrap_err().to_string();
+    let said = "templates.a.spec.containers[0].securityContext.runAsUser: must stay 1337";
+    assert!(error.starts_with(said), "{error}");
     // What it starts without may go.
     with(
         json!({"a": {"spec": {"containers": [{"name": "outrigger-proxy", "ports": null, "lifecycle": null}]}}}),
