@@ -15,24 +15,31 @@ use crate::world::World;
 /// Pods that are called at their own addresses, and sidecars that call them so, from which on it is said: one that scrapes Pods means them.
 const LEAST: (usize, usize) = (3, 2);
 
+/// Addresses that are looked at: names that sidecars hold are copied under a lock that every stream takes.
+const MOST_LOOKED_AT: usize = 100_000;
+
 /// What an operator should know of it.
 pub(super) fn notice(audience: &Audience, world: &World) -> Option<String> {
+    let mut called: Vec<(IpAddr, Vec<u64>)> = Vec::new();
+    audience.any_held(ResourceKind::Destination, |name, streams| {
+        let address = name.split_once('/').and_then(|(_, address)| address.parse::<SocketAddr>().ok());
+        called.extend(address.map(|address| (address.ip(), streams.to_vec())));
+        called.len() >= MOST_LOOKED_AT
+    });
+    let is_service = |ip: IpAddr| world.virtual_at(ip).is_some() || world.described_at(ip).next().is_some();
+    if called.iter().any(|(ip, _)| is_service(*ip)) {
+        return None;
+    }
     let (mut pods, mut callers) = (BTreeSet::new(), BTreeSet::<u64>::new());
     let mut such: Option<String> = None;
-    let by_service = audience.any_held(ResourceKind::Destination, |name, streams| {
-        let address = name.split_once('/').and_then(|(_, address)| address.parse::<SocketAddr>().ok());
-        let Some(ip) = address.map(|address| address.ip()) else { return false };
-        if world.virtual_at(ip).is_some() || world.described_at(ip).next().is_some() {
-            return true;
-        }
+    for (ip, streams) in called {
         if let Some(service) = member_of(world, ip) {
             pods.insert(ip);
             callers.extend(streams);
-            such = such.take().into_iter().chain([service]).min();
+            such = such.into_iter().chain([service]).min();
         }
-        false
-    });
-    let such = such.filter(|_| !by_service && pods.len() >= LEAST.0 && callers.len() >= LEAST.1)?;
+    }
+    let such = such.filter(|_| pods.len() >= LEAST.0 && callers.len() >= LEAST.1)?;
     Some(format!(
         "{} sidecars call addresses of Pods ({}, such as of {such}) and none calls a Service's. Where applications call Services, something on the \
          nodes turns their addresses into Pods' before the sidecar sees them (Cilium's socketLB, Calico's eBPF), and what rules say of a Service has no effect \
