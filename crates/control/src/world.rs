@@ -4,7 +4,7 @@
 //! by which compiled resources are known that have to be compiled again. Nothing here does I/O.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -244,10 +244,16 @@ impl World {
         self.services.values().map(AsRef::as_ref)
     }
 
-    /// Whether there is anything in a namespace.
-    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
-        self.services().any(|service| service.namespace == namespace)
-            || self.instances().any(|instance| instance.namespace == namespace)
+    /// Namespaces in which there is anything. Looks at everything.
+    pub(crate) fn inhabited(&self) -> HashSet<String> {
+        let mut all = HashSet::new();
+        let services = self.services().map(|service| &service.namespace);
+        for namespace in services.chain(self.instances().map(|instance| &instance.namespace)) {
+            if !all.contains(namespace) {
+                all.insert(namespace.clone());
+            }
+        }
+        all
     }
 
     /// How many services there are.

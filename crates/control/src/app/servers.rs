@@ -210,7 +210,7 @@ fn injector(parts: &Parts, tasks: &mut JoinSet<()>) -> anyhow::Result<Option<(Tc
     let Parts { settings, authority, keeper, registries, registry, replicas, .. } = parts;
     let leadership = replicas.as_ref().map_or_else(Leadership::alone, |replicas| replicas.own.clone());
     let known = keeper.clone();
-    let inhabited = Box::new(move |namespace: &str| known.published().world.has_namespace(namespace));
+    let inhabited = Box::new(move || known.published().world.inhabited());
     let Some(injector) = Injector::new(settings, authority.clone(), registries, registry, inhabited) else {
         return Ok(None);
     };

@@ -1,6 +1,6 @@
 //! What namespaces say, asked of the API server when a Pod of theirs comes, and kept for seconds: a review does not have it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace as Object;
@@ -29,8 +29,8 @@ const WAITING: usize = 4;
 
 static UNASKED: Throttle = Throttle::new();
 
-/// Whether the mesh has something in a namespace, which is then no stranger though nobody has asked for it since the start.
-pub(super) type Inhabited = dyn Fn(&str) -> bool + Send + Sync;
+/// In which namespaces the mesh has something: they are no strangers though nobody has asked for them since the start.
+pub(super) type Inhabited = dyn Fn() -> HashSet<String> + Send + Sync;
 
 /// Namespaces of a cluster.
 pub(super) struct Namespaces {
@@ -38,6 +38,8 @@ pub(super) struct Namespaces {
     client: Mutex<Option<Client>>,
     known: Mutex<HashMap<String, (Instant, Namespace)>>,
     inhabited: Box<Inhabited>,
+    /// As it was said last: to say it takes a look at everything in the mesh, and strangers cause it.
+    said: Mutex<Option<(Instant, HashSet<String>)>>,
     familiar: Semaphore,
     strange: Semaphore,
     /// Of strangers, those that are asked for and those that wait.
@@ -52,6 +54,7 @@ impl Namespaces {
             client: Mutex::default(),
             known: Mutex::default(),
             inhabited,
+            said: Mutex::default(),
             familiar: Semaphore::new(FAMILIAR),
             strange: Semaphore::new(STRANGE),
             queue: Semaphore::new(STRANGE + WAITING),
@@ -73,7 +76,7 @@ impl Namespaces {
         let client = self.client().await?;
         let all: Api<Object> = Api::all(client);
         let is_known = self.known.lock().contains_key(name);
-        let (turns, _queued) = match is_known || (self.inhabited)(name) {
+        let (turns, _queued) = match is_known || self.is_inhabited(name) {
             true => (&self.familiar, None),
             false => {
                 let queued = self.queue.try_acquire();
@@ -108,6 +111,13 @@ impl Namespaces {
         };
         self.keep(namespace.clone());
         Ok(namespace)
+    }
+
+    fn is_inhabited(&self, name: &str) -> bool {
+        let mut said = self.said.lock();
+        let kept = said.take().filter(|(at, _)| at.elapsed() < KEPT);
+        let (_, all) = said.insert(kept.unwrap_or_else(|| (Instant::now(), (self.inhabited)())));
+        all.contains(name)
     }
 
     fn keep(&self, namespace: Namespace) {

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use axum::http::{Request, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -63,7 +65,7 @@ fn injector(kubeconfig: Option<&std::path::Path>) -> Router {
 
 /// The same with registries that are followed.
 fn injector_among(kubeconfig: Option<&std::path::Path>, registries: &Table) -> Router {
-    injector_of(kubeconfig, registries, Box::new(|_| false))
+    injector_of(kubeconfig, registries, Box::new(HashSet::new))
 }
 
 /// The same where the mesh has something in some namespaces.
@@ -150,7 +152,7 @@ async fn crowded(familiar: bool) -> (Router, watch::Receiver<u64>, Vec<tokio::ta
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kubeconfig");
     std::fs::write(&path, file).unwrap();
-    let router = injector_of(Some(&path), &Table::new(), Box::new(|name| name == "shop"));
+    let router = injector_of(Some(&path), &Table::new(), Box::new(|| HashSet::from(["shop".to_owned()])));
     if familiar {
         assert_eq!(response(&router, review("shop", json!({}))).await.get("patch"), None);
     }
