@@ -35,12 +35,56 @@ fn of<'o>(route: &'o RouteIntent) -> impl Iterator<Item = Calling<'o>> {
     }))
 }
 
+/// Label sets whose workloads are looked for, and that something else is suggested for. One object may ask for as many as its bytes hold, and each
+/// costs a look at workloads: others are taken for known.
+const MOST_LOOKED_FOR: usize = 1_000;
+const MOST_SUGGESTED: usize = 100;
+
+/// Workloads by what they are labelled with.
+#[derive(Default)]
+struct Labelled<'c>(BTreeMap<&'c str, BTreeMap<&'c str, Vec<&'c CatalogWorkload>>>);
+
+impl<'c> Labelled<'c> {
+    fn of(catalog: &'c ServiceCatalog) -> Self {
+        let mut labelled = Self::default();
+        for workload in &catalog.workloads {
+            for (key, value) in &workload.labels {
+                labelled.0.entry(key).or_default().entry(value).or_default().push(workload);
+            }
+        }
+        labelled
+    }
+
+    fn with(&self, key: &str, value: &str) -> &[&'c CatalogWorkload] {
+        self.0.get(key).and_then(|values| values.get(value)).map_or(&[], Vec::as_slice)
+    }
+
+    fn anybody(&self, labels: &Labels, namespace: Option<&str>) -> bool {
+        let is = |workload: &&CatalogWorkload| {
+            namespace.is_none_or(|of| workload.namespace == of) && has(workload, labels)
+        };
+        // Of those with the rarest label: where there is one that nobody has, there are none.
+        let rarest = labels.iter().map(|(key, value)| self.with(key, value)).min_by_key(|all| all.len());
+        rarest.is_some_and(|all| all.iter().any(is))
+    }
+
+    /// What may be meant by the first label that nobody has.
+    fn nearest(&self, labels: &Labels) -> Option<String> {
+        let (key, value) = labels.iter().find(|(key, value)| self.with(key, value).is_empty())?;
+        let known = self.0.get(key.as_str()).into_iter().flat_map(|known| known.keys().copied());
+        let value = closest(value, known.take(MOST_CANDIDATES))?;
+        Some(format!("{key}={value}"))
+    }
+}
+
 /// Namespaces and labels that no workload has.
 pub(super) fn unknown(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Some(catalog) = scene.catalog.filter(|catalog| !catalog.workloads.is_empty()) else { return };
     let namespaces: BTreeSet<&str> = catalog.workloads.iter().map(|of| of.namespace.as_str()).collect();
+    let labelled = Labelled::of(catalog);
     // Many rules ask for the same few.
     let mut known: BTreeMap<(&Labels, Option<&str>), bool> = BTreeMap::new();
+    let mut suggested = 0;
     for route in &scene.routes {
         for calling in of(route) {
             let path = &calling.place.path;
@@ -50,15 +94,21 @@ pub(super) fn unknown(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                     None if calling.labels.is_empty() => continue,
                     None => {
                         let Calling { labels, namespace, .. } = calling;
-                        let is_known = known
-                            .entry((labels, namespace))
-                            .or_insert_with(|| anybody(catalog, labels, namespace));
-                        if *is_known {
+                        let is_full = known.len() >= MOST_LOOKED_FOR;
+                        let is_known = known.get(&(labels, namespace)).copied().unwrap_or_else(|| {
+                            is_full
+                                || *known
+                                    .entry((labels, namespace))
+                                    .or_insert(labelled.anybody(labels, namespace))
+                        });
+                        if is_known {
                             continue;
                         }
+                        suggested += 1;
+                        let meant = if suggested <= MOST_SUGGESTED { labelled.nearest(labels) } else { None };
                         let said: Vec<_> =
                             labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                        (format!("the labels {}", said.join(", ")), nearest(catalog, labels))
+                        (format!("the labels {}", said.join(", ")), meant)
                     }
                 };
             let message = format!(
@@ -74,27 +124,6 @@ pub(super) fn unknown(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 
 fn has(workload: &CatalogWorkload, labels: &Labels) -> bool {
     labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-}
-
-fn anybody(catalog: &ServiceCatalog, labels: &Labels, namespace: Option<&str>) -> bool {
-    let here = |workload: &&CatalogWorkload| namespace.is_none_or(|of| workload.namespace == of);
-    catalog.workloads.iter().filter(here).any(|workload| has(workload, labels))
-}
-
-/// What a label is, of all workloads that have it.
-fn values<'c>(catalog: &'c ServiceCatalog, key: &str) -> BTreeSet<&'c str> {
-    let all = catalog.workloads.iter();
-    all.filter_map(|workload| workload.labels.get(key)).map(String::as_str).collect()
-}
-
-/// What may be meant by the first label that nobody has.
-fn nearest(catalog: &ServiceCatalog, labels: &Labels) -> Option<String> {
-    let (key, value, known) = labels
-        .iter()
-        .map(|(key, value)| (key, value, values(catalog, key)))
-        .find(|(_, value, known)| !known.contains(value.as_str()))?;
-    let value = closest(value, known.into_iter().take(MOST_CANDIDATES))?;
-    Some(format!("{key}={value}"))
 }
 
 /// Ports that none of a route's hosts has.

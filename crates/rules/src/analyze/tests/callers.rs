@@ -43,6 +43,19 @@ fn labels_and_namespaces_that_no_workload_has_are_told() {
 }
 
 #[test]
+fn conditions_without_end_cost_a_bounded_look_at_workloads() {
+    let blocks: String = (0..1200)
+        .map(|n| {
+            format!("- match: [{{sourceLabels: {{app: stok, n: x{n}}}}}]\n  route: [{{destination: {{host: reviews}}}}]\n")
+        })
+        .collect();
+    let last = "- route: [{destination: {host: reviews}}]";
+    let found = found(&virtual_service(&format!("hosts: [reviews]\nhttp:\n{blocks}{last}")));
+    assert_eq!(found.len(), 1000);
+    assert_eq!(found.iter().filter(|told| told.ends_with("Did you mean \"app=stock\"?")).count(), 100);
+}
+
+#[test]
 fn a_port_that_nobody_calls_is_told() {
     let told = only(&http("port: 81"));
     assert!(told.contains("warning OUT0106"), "{told}");
