@@ -387,7 +387,8 @@ pub(super) async fn renew(join: &JoinFile, address: SocketAddr) -> Result<(), St
     issued.map(drop).map_err(|failure| failure.error.to_string())
 }
 
-/// A root that is rotated at one is the other's, too, and nobody loses a peer.
+/// A root that is rotated at one is the other's, too, and nobody loses a peer. Once the old one is forgotten, which is forced here, who has not
+/// renewed is refused.
 async fn rotated(pair: &Pair, web: &str) {
     let [one, two] = [0, 1].map(|which| pair.mesh(which).client.clone());
     let roots = one.rotate_root().await.unwrap().roots;
@@ -397,13 +398,13 @@ async fn rotated(pair: &Pair, web: &str) {
         if there == roots { Ok(()) } else { Err(format!("{there:?}")) }
     })
     .await;
+    pair.until_called(web).await;
     two.forget_old_roots(true).await.unwrap_or_else(|error| panic!("{error}"));
     eventually("the old one is forgotten by both", || async {
         let there = one.authority().await.map_err(|error| error.to_string())?.roots;
         if there == roots[..1] { Ok(()) } else { Err(format!("{there:?}")) }
     })
     .await;
-    pair.until_called(web).await;
     // A Secret that somebody deletes is written again, with the same roots.
     pair.stage
         .cluster
